@@ -1,0 +1,108 @@
+//! Every limit and default, in one place: the code reads them here, `millhand limits` prints them.
+
+use std::time::Duration;
+
+/// One row of the table that `millhand limits` prints.
+#[derive(Debug, Clone, Copy)]
+pub struct Limit {
+    /// Its name in errors and in the table.
+    pub name: &'static str,
+    /// Its value with its unit, as text.
+    pub value: &'static str,
+    /// What it bounds, and what happens beyond it.
+    pub meaning: &'static str,
+}
+
+macro_rules! limits {
+    ($($(#[doc = $doc:literal])+ $name:ident: $ty:ty = $value:expr, $label:literal, $shown:literal, $meaning:literal;)+) => {
+        $($(#[doc = $doc])+ pub const $name: $ty = $value;)+
+
+        /// All limits, as `millhand limits` prints them.
+        pub const TABLE: &[Limit] = &[
+            $(Limit { name: $label, value: $shown, meaning: $meaning },)+
+        ];
+    };
+}
+
+limits! {
+    /// Bytes of a task, queue or namespace name.
+    NAME_BYTES: usize = 64, "name", "64 characters", "task, queue and namespace names; longer ones are refused";
+    /// Bytes of a job's arguments, by default.
+    ARGS_BYTES: usize = 1 << 20, "arguments", "1 MiB", "encoded arguments of one job; bigger ones are refused at enqueue";
+    /// Bytes of a job's arguments that no setting can exceed.
+    ARGS_BYTES_MAX: usize = 15 << 20, "arguments, at most", "15 MiB", "the largest value of the setting for arguments";
+    /// Bytes of a job's result.
+    RESULT_BYTES: usize = 1 << 20, "result", "1 MiB", "encoded result; a bigger one makes the job dead with result_too_big";
+    /// Bytes of one message.
+    MESSAGE_BYTES: usize = 15 * (1 << 20) + (1 << 19), "message", "15.5 MiB", "one parcel on the wire; a longer one is unreadable";
+    /// Bytes of a parcel of several jobs.
+    PARCEL_BYTES: usize = 1 << 20, "parcel", "1 MiB", "a parcel of several jobs; a bigger job travels alone";
+    /// Jobs in a parcel.
+    PARCEL_JOBS: usize = 1024, "jobs in a parcel", "1,024", "one queue, class and due second";
+    /// Jobs that are packed together without being asked to.
+    PACK_AUTO: usize = 64, "automatic packing", "64 jobs", "a claim may rewrite the whole record of a parcel";
+    /// Nesting of MessagePack values.
+    DEPTH: usize = 64, "depth", "64 levels", "nesting in parcels and arguments; deeper is unreadable";
+    /// Tags of a job.
+    TAGS: usize = 8, "tags", "8", "tags of one job";
+    /// Bytes of one tag.
+    TAG_BYTES: usize = 64, "tag", "64 bytes", "one tag";
+    /// Bytes of an error's text.
+    ERROR_BYTES: usize = 16 << 10, "error text", "16 KiB", "what is kept of an attempt's error; the rest is cut";
+    /// Bytes of a result that is kept in the record itself.
+    INLINE_BYTES: usize = 256, "inline value", "256 bytes", "bigger results and errors lie beside the record";
+    /// Attempts whose notes are kept.
+    ATTEMPT_NOTES: usize = 32, "attempt notes", "32", "the newest attempts of a job that its record tells of";
+    /// Children that one attempt may enqueue.
+    CHILDREN: usize = 1000, "children", "1,000", "jobs that one attempt may enqueue; more is an error in the handler";
+    /// Bytes of the children of one attempt.
+    CHILDREN_BYTES: usize = 16 << 20, "children, bytes", "16 MiB", "arguments of the children of one attempt";
+    /// Retries after the first attempt.
+    RETRIES: u32 = 8, "retries", "8", "attempts after the first; then the job is dead";
+    /// The cap of the first retry delay.
+    RETRY_BASE: Duration = Duration::from_secs(15), "first retry delay", "7.5 to 15 s", "the cap doubles with each retry";
+    /// The largest cap of a retry delay.
+    RETRY_CAP: Duration = Duration::from_secs(32 * 60), "longest retry delay", "16 to 32 min", "all default retries take about 48 min in the mean";
+    /// Delay or expiry into the future.
+    HORIZON: Duration = Duration::from_secs(366 * 24 * 3600), "horizon", "366 days", "the farthest delay, not-before or expiry";
+    /// Hard time limit of a process task, by default.
+    PROCESS_HARD: Duration = Duration::from_secs(3600), "process time limit", "1 h", "then the child's process group is killed";
+    /// How long a succeeded job is remembered.
+    KEEP_SUCCEEDED: Duration = Duration::from_secs(24 * 3600), "retention, succeeded", "1 day", "then its record is forgotten";
+    /// How long any other ended job is remembered.
+    KEEP_OTHERS: Duration = Duration::from_secs(7 * 24 * 3600), "retention, others", "7 days", "dead, cancelled and expired jobs";
+    /// The first wait of a parked job.
+    PARK_FIRST: Duration = Duration::from_secs(5), "parked, first wait", "5 s", "a job that this worker does not know; the wait doubles";
+    /// The longest wait of a parked job.
+    PARK_LONGEST: Duration = Duration::from_secs(60), "parked, longest wait", "60 s", "between two looks at a parked job";
+    /// How long a job may stay parked.
+    PARK_TOTAL: Duration = Duration::from_secs(24 * 3600), "parked, in all", "1 day", "then it is dead with parked_too_long";
+    /// The lease of a worker.
+    LEASE: Duration = Duration::from_secs(15), "lease", "15 s", "a worker whose beat is older is dead; on SQLite a file lock tells at once";
+    /// How often a worker beats.
+    BEAT: Duration = Duration::from_secs(5), "beat", "5 s", "how often a worker renews its lease";
+    /// How long a job runs before its parcel is let go.
+    DETACH_AFTER: Duration = Duration::from_secs(10), "detach", "10 s", "a longer job leaves a watch copy (RabbitMQ)";
+    /// How long after its hard limit a running job is taken for lost.
+    DEADLINE_GRACE: Duration = Duration::from_secs(60), "deadline grace", "60 s", "hard limit + this is a running job's deadline";
+    /// The deadline of a job without a hard limit.
+    DEADLINE_OPEN: Duration = Duration::from_secs(600), "open deadline", "10 min", "of a job without hard limit; its owner moves it on";
+    /// Worker deaths after which a job is a suspect.
+    SUSPECT_AFTER: u32 = 2, "suspect", "2 worker deaths", "then it runs with no other suspect beside it";
+    /// Further deaths of a suspect before the job is dead.
+    SUSPECT_DEATHS: u32 = 3, "suspect deaths", "3 more", "then it is dead with worker_lost";
+    /// Crashes of its process before the job is dead.
+    CRASHES: u32 = 3, "crashes", "3", "crashed attempts of one job; then it is dead with crashed";
+    /// How long a job waits for a slot in a worker.
+    ROOM_WAIT: Duration = Duration::from_secs(1), "room wait", "1 s", "a job that found no slot goes back to its queue";
+    /// Measured work that a worker holds in advance.
+    ROOM_WORK: Duration = Duration::from_millis(50), "room", "50 ms of work", "per executor; nothing for tasks with p95 over 1 s";
+    /// Jobs that ended and are not yet remembered.
+    SETTLE_WINDOW: usize = 1024, "settle window", "1,024 jobs", "at most 4 x slots; when it is full, slots wait";
+    /// Redeliveries after which a parcel is split.
+    SPLIT_AFTER: u32 = 2, "split", "2 redeliveries", "a parcel is then split into parcels of one job";
+    /// Unreadable parcels that are kept.
+    UNREADABLE: usize = 10_000, "unreadable parcels", "10,000", "the newest are kept to be looked at";
+    /// Rows that a list looks at.
+    LIST_SCAN: usize = 100_000, "list", "100,000 rows", "how far a list with a filter looks; it says when it stopped";
+}

@@ -1,0 +1,154 @@
+//! Opaque values: the arguments and the result of a job.
+
+use bytes::Bytes;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::wire::prescan;
+
+/// How a payload is encoded (`ct` on the wire).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, Default)]
+#[serde(try_from = "u8", into = "u8")]
+pub enum Codec {
+    /// MessagePack; structs as maps with their field names.
+    #[default]
+    MessagePack,
+    /// JSON text, kept byte for byte.
+    Json,
+}
+
+impl Codec {
+    /// Its number on the wire.
+    #[must_use]
+    pub const fn number(self) -> u8 {
+        match self {
+            Self::MessagePack => 0,
+            Self::Json => 1,
+        }
+    }
+}
+
+impl From<Codec> for u8 {
+    fn from(codec: Codec) -> Self {
+        codec.number()
+    }
+}
+
+impl TryFrom<u8> for Codec {
+    type Error = PayloadError;
+    fn try_from(number: u8) -> Result<Self, PayloadError> {
+        match number {
+            0 => Ok(Self::MessagePack),
+            1 => Ok(Self::Json),
+            other => Err(PayloadError::UnknownCodec(other)),
+        }
+    }
+}
+
+/// A value that could not be encoded or decoded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum PayloadError {
+    /// The value cannot be encoded, by its own `Serialize`.
+    #[error("the value cannot be encoded: {0}")]
+    Encode(#[source] rmp_serde::encode::Error),
+    /// The bytes are not a MessagePack value of the type asked for.
+    #[error("the bytes are not a MessagePack value of this type: {0}")]
+    MessagePack(#[source] rmp_serde::decode::Error),
+    /// The bytes are not a JSON value of the type asked for.
+    #[error("the bytes are not a JSON value of this type: {0}")]
+    Json(#[source] serde_json::Error),
+    /// The bytes are no well-formed MessagePack, or nest too deep.
+    #[error("the bytes cannot be read: {0}")]
+    Malformed(#[from] crate::wire::WireError),
+    /// The codec's number is not known here.
+    #[error("codec {0} is not known here")]
+    UnknownCodec(u8),
+}
+
+/// An encoded value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payload {
+    /// How it is encoded.
+    #[serde(rename = "c", default)]
+    pub codec: Codec,
+    /// The encoded value.
+    #[serde(rename = "b")]
+    pub bytes: Bytes,
+}
+
+impl Payload {
+    /// Encodes `value` as MessagePack.
+    ///
+    /// # Errors
+    /// When the value's `Serialize` fails.
+    pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, PayloadError> {
+        let bytes = rmp_serde::to_vec_named(value).map_err(PayloadError::Encode)?;
+        Ok(Self { codec: Codec::MessagePack, bytes: bytes.into() })
+    }
+
+    /// Takes JSON text as it is, after checking that it is one JSON value.
+    ///
+    /// # Errors
+    /// When `text` is not one JSON value.
+    pub fn json(text: impl Into<Bytes>) -> Result<Self, PayloadError> {
+        let bytes = text.into();
+        serde_json::from_slice::<&serde_json::value::RawValue>(&bytes).map_err(PayloadError::Json)?;
+        Ok(Self { codec: Codec::Json, bytes })
+    }
+
+    /// Decodes into `T`, whichever codec was used. MessagePack is scanned before it is decoded,
+    /// since the decoder's own depth limit can be bypassed.
+    ///
+    /// # Errors
+    /// When the bytes are malformed, nest deeper than [`crate::limits::DEPTH`], or are not a `T`.
+    pub fn decode<T: DeserializeOwned>(&self) -> Result<T, PayloadError> {
+        match self.codec {
+            Codec::MessagePack => {
+                prescan::whole(&self.bytes)?;
+                rmp_serde::from_slice(&self.bytes).map_err(PayloadError::MessagePack)
+            }
+            Codec::Json => serde_json::from_slice(&self.bytes).map_err(PayloadError::Json),
+        }
+    }
+
+    /// The value as JSON text: JSON as it is, MessagePack translated (binary as an array of
+    /// numbers, non-text map keys as text).
+    ///
+    /// # Errors
+    /// When the bytes are malformed, or hold what JSON cannot say.
+    pub fn to_json(&self) -> Result<String, PayloadError> {
+        match self.codec {
+            Codec::Json => Ok(String::from_utf8_lossy(&self.bytes).into_owned()),
+            Codec::MessagePack => {
+                let value: serde_json::Value = self.decode()?;
+                serde_json::to_string(&value).map_err(PayloadError::Json)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_codecs_decode_to_the_same_value_and_json_stays_byte_for_byte() {
+        let packed = Payload::encode(&(1u8, "two")).unwrap();
+        let json = Payload::json(r#"[1, "two"]"#).unwrap();
+        assert_eq!(packed.decode::<(u8, String)>().unwrap(), json.decode::<(u8, String)>().unwrap());
+        assert_eq!(packed.to_json().unwrap(), r#"[1,"two"]"#);
+        let big = "123456789012345678901234567890.5";
+        assert_eq!(Payload::json(big).unwrap().to_json().unwrap(), big);
+        assert!(Payload::json("{").is_err());
+        assert!(Payload::json("1 2").is_err());
+    }
+
+    #[test]
+    fn a_deep_value_is_refused_before_any_decoder_sees_it() {
+        let mut bytes = vec![0x91; 100_000];
+        bytes.push(0xc0);
+        let deep = Payload { codec: Codec::MessagePack, bytes: bytes.into() };
+        assert!(matches!(deep.decode::<serde_json::Value>(), Err(PayloadError::Malformed(_))));
+    }
+}
