@@ -1,0 +1,24 @@
+//! The one door into queue and store, [`Backend`], and what fills it.
+//!
+//! [`memory::Memory`] and [`sqlite::Sqlite`] serve one machine; both are an [`Engine`](local) that
+//! applies the pure rules of `millhand_proto::protocol` in one transaction. [`conformance`] is the
+//! suite that every back end passes.
+
+mod backend;
+mod clock;
+pub mod conformance;
+mod error;
+mod local;
+pub mod memory;
+pub mod sqlite;
+mod url;
+mod view;
+
+pub use backend::{
+    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Delivery, DeliveryId, Facts, Flow, Mail,
+    Pending, Pushed, Release, Settled, Settlement, Subscription, Verdict,
+};
+pub use clock::Clock;
+pub use error::{Error, Result};
+pub use url::{BackendUrl, UrlError, open};
+pub use view::{JobFilter, JobPage, JobView, QueueView, Unreadable, WorkerBeat, WorkerView};

@@ -1,0 +1,102 @@
+//! What people and programs read.
+
+use millhand_proto::{Class, Entry, JobId, Payload, QueueName, State, TaskName, Timestamp, WorkerId};
+
+/// All that is known of a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct JobView {
+    /// The job.
+    pub id: JobId,
+    /// Its queue.
+    pub queue: QueueName,
+    /// Its class.
+    pub class: Class,
+    /// Its entry, with the result where it is kept.
+    pub entry: Entry,
+    /// Its arguments, where they are kept: until it runs, and when it is dead.
+    pub args: Option<Payload>,
+}
+
+/// Which jobs to list.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobFilter {
+    /// In one of these states; all when empty.
+    pub states: Vec<State>,
+    /// Of this task.
+    pub task: Option<TaskName>,
+    /// Of this queue.
+    pub queue: Option<QueueName>,
+    /// At most so many, at least 1.
+    pub limit: usize,
+}
+
+/// A list of jobs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct JobPage {
+    /// The jobs, newest first.
+    pub jobs: Vec<JobView>,
+    /// Whether more match than were listed, as far as was looked.
+    pub more: bool,
+    /// Rows that were looked at.
+    pub looked_at: usize,
+    /// Whether everything was looked at.
+    pub complete: bool,
+}
+
+/// A queue, as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct QueueView {
+    /// Its name.
+    pub name: QueueName,
+    /// Jobs that wait and are due.
+    pub queued: u64,
+    /// Jobs that are not due.
+    pub scheduled: u64,
+    /// Jobs in a worker's hands.
+    pub held: u64,
+    /// Since when the oldest due job waits.
+    pub oldest: Option<Timestamp>,
+    /// Since when it is paused.
+    pub paused: Option<Timestamp>,
+    /// Parcels of it, or of no known queue, that could not be read; newest first, at most 10.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// Bytes that were in a queue and are no parcel.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// When they were met.
+    pub at: Timestamp,
+    /// Why they cannot be read.
+    pub reason: String,
+    /// How many bytes.
+    pub bytes: usize,
+}
+
+/// What a worker says of itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerBeat {
+    /// This boot.
+    pub worker: WorkerId,
+    /// Its machine.
+    pub host: String,
+    /// Its process.
+    pub pid: u32,
+    /// When it started.
+    pub started: Timestamp,
+    /// Its queues.
+    pub queues: Vec<QueueName>,
+    /// Its slots.
+    pub slots: u32,
+    /// Slots in use.
+    pub running: u32,
+}
+
+/// A worker, as people see it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkerView {
+    /// What it said last.
+    pub beat: WorkerBeat,
+    /// When.
+    pub at: Timestamp,
+}

@@ -1,0 +1,112 @@
+use crate::id::WorkerId;
+use crate::limits;
+use crate::outcome::{AttemptEnd, ErrorText, Outcome};
+use crate::payload::Payload;
+use crate::policy::RetryPolicy;
+use crate::record::{AttemptNote, Leaving, Successor};
+use crate::time::Timestamp;
+use crate::wire::JobCopy;
+
+/// What follows from how an attempt ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// The job succeeded.
+    Succeed(Payload),
+    /// The job is cancelled.
+    Cancel(AttemptNote),
+    /// The job leaves: retry, snooze or death.
+    Leave {
+        /// The next copy.
+        successor: Successor,
+        /// Why it dies, as a code.
+        reason: Option<String>,
+        /// What the record tells of the attempt.
+        note: AttemptNote,
+    },
+    /// The job goes back uncounted.
+    GiveBack,
+}
+
+/// What is known when an attempt ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Ended {
+    /// The worker.
+    pub worker: WorkerId,
+    /// When the attempt started.
+    pub started: Timestamp,
+    /// When it ended.
+    pub now: Timestamp,
+    /// Crashes of this job before.
+    pub crashes: u32,
+    /// Whether a cancel was asked for.
+    pub cancel_asked: bool,
+    /// Random, for the delay.
+    pub seed: u64,
+}
+
+/// Decides what follows. A cancelled job that fails is not tried again; one that succeeds all the
+/// same has succeeded.
+#[must_use]
+pub fn decide(outcome: Outcome, copy: &JobCopy, policy: RetryPolicy, ended: Ended) -> Decision {
+    let policy = copy.core.retry.over(policy);
+    let note = |end, error, next| AttemptNote {
+        number: copy.attempt(),
+        started: ended.started,
+        ended: ended.now,
+        end,
+        error,
+        worker: ended.worker,
+        next,
+    };
+    let die = |reason: &str, end, error| Decision::Leave {
+        successor: Successor { why: Leaving::Death, due: ended.now },
+        reason: Some(reason.to_owned()),
+        note: note(end, Some(error), None),
+    };
+    let again = |exhausted: &str, end, error: ErrorText, wish: Option<std::time::Duration>| {
+        // Failed attempts since the last operator's retry, with this one.
+        let failed = copy.attempt().saturating_sub(copy.hop.attempts_before);
+        if failed > policy.retries {
+            return die(exhausted, end, error);
+        }
+        let due = ended.now.plus(wish.unwrap_or_else(|| policy.delay(failed, ended.seed)).min(limits::HORIZON));
+        if copy.core.expires.is_some_and(|expires| due >= expires) {
+            return die("expires_before_retry", end, error);
+        }
+        Decision::Leave {
+            successor: Successor { why: Leaving::Retry, due },
+            reason: None,
+            note: note(end, Some(error), Some(due)),
+        }
+    };
+    match outcome {
+        Outcome::Succeeded(result) if result.bytes.len() > limits::RESULT_BYTES => {
+            let error = format!("the result has {} bytes; the limit is {}", result.bytes.len(), limits::RESULT_BYTES);
+            die("result_too_big", AttemptEnd::Failed, ErrorText::new(error))
+        }
+        Outcome::Succeeded(result) => Decision::Succeed(result),
+        Outcome::Cancelled => Decision::Cancel(note(AttemptEnd::Cancelled, None, None)),
+        Outcome::Interrupted => Decision::GiveBack,
+        Outcome::Failed { error, .. } if ended.cancel_asked => Decision::Cancel(note(AttemptEnd::Failed, Some(error), None)),
+        Outcome::Crashed(error) if ended.cancel_asked => Decision::Cancel(note(AttemptEnd::Crashed, Some(error), None)),
+        Outcome::Snoozed(_) | Outcome::TimedOut(_) | Outcome::Fatal { .. } if ended.cancel_asked => {
+            Decision::Cancel(note(AttemptEnd::Cancelled, None, None))
+        }
+        Outcome::Failed { error, retry_in } => again("retries_exhausted", AttemptEnd::Failed, error, retry_in),
+        Outcome::Fatal { reason, error } => die(&reason, AttemptEnd::Failed, error),
+        Outcome::TimedOut(limit) => {
+            let error = ErrorText::new(format!("stopped at its time limit of {limit:?}"));
+            again("timed_out", AttemptEnd::TimedOut, error, None)
+        }
+        Outcome::Crashed(error) if ended.crashes + 1 >= limits::CRASHES => die("crashed", AttemptEnd::Crashed, error),
+        Outcome::Crashed(error) => again("crashed", AttemptEnd::Crashed, error, None),
+        Outcome::Snoozed(wait) => {
+            let due = ended.now.plus(wait.min(limits::HORIZON));
+            Decision::Leave {
+                successor: Successor { why: Leaving::Snooze, due },
+                reason: None,
+                note: note(AttemptEnd::Snoozed, None, Some(due)),
+            }
+        }
+    }
+}

@@ -1,0 +1,50 @@
+use super::{Standing, Written, standing};
+use crate::outcome::AttemptEnd;
+use crate::receipt::Receipt;
+use crate::record::{AttemptNote, Entry, Fence, Leaving, Successor};
+use crate::state::State;
+use crate::wire::JobCopy;
+
+/// Decides a successor: the entry says *leaving* until its confirm is written.
+///
+/// Without a fence the job did not run (it dies of its past); then any running claim stands above.
+#[must_use]
+pub fn leave(
+    entry: Option<Entry>,
+    copy: &JobCopy,
+    fence: Option<Fence>,
+    successor: Successor,
+    reason: Option<&str>,
+    note: Option<AttemptNote>,
+    receipt: Option<Receipt>,
+) -> (Written, Option<Entry>) {
+    let fence = fence.unwrap_or_else(|| entry.as_ref().filter(|e| e.hand == copy.hop.hand).map_or(
+        Fence { hand: copy.hop.hand, claim: 0, token: 0 },
+        Entry::fence,
+    ));
+    let mut entry = match standing(entry, copy, fence) {
+        Standing::Stale => return (Written::Stale, None),
+        Standing::Done => return (Written::Already, None),
+        Standing::Mine(entry) => *entry,
+    };
+    if successor.why != Leaving::Snooze && note.is_some() {
+        entry.attempts = copy.attempt();
+    }
+    if let Some(note) = note {
+        if note.end == AttemptEnd::Crashed {
+            entry.crashes += 1;
+        }
+        entry.note(note);
+    }
+    entry.state = match successor.why {
+        Leaving::Retry => State::Retrying,
+        Leaving::Snooze => State::Scheduled,
+        // Dead only after the confirm: until then people must not act on it.
+        Leaving::Death => State::Retrying,
+    };
+    entry.reason = reason.map(str::to_owned);
+    entry.receipt = receipt.or(entry.receipt);
+    entry.leaving = Some(successor);
+    entry.deadline = None;
+    (Written::Applied, Some(entry))
+}

@@ -1,0 +1,150 @@
+use std::time::Duration;
+
+use super::{Suspicion, adopt, park, suspicion};
+use crate::id::WorkerId;
+use crate::limits;
+use crate::outcome::AttemptEnd;
+use crate::record::{AttemptNote, Entry, Fence, Successor};
+use crate::state::State;
+use crate::time::Timestamp;
+use crate::wire::JobCopy;
+
+/// What the worker that meets a copy knows.
+#[derive(Clone, Debug)]
+pub struct Situation {
+    /// Who meets it.
+    pub worker: WorkerId,
+    /// Whether the entry's owner is alive; ask only for a running entry of another owner.
+    pub owner_alive: bool,
+    /// Whether this worker runs the job at this moment.
+    pub running_here: bool,
+    /// Why this worker cannot run the job, if it cannot: an unknown task, version or field.
+    pub not_understood: Option<String>,
+    /// The hard limit that will be in force.
+    pub hard_limit: Option<Duration>,
+    /// The token of this claim; the same when the call is repeated.
+    pub token: u64,
+    /// The time by the store's clock.
+    pub now: Timestamp,
+}
+
+/// What to do with the copy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Meeting {
+    /// Run it: the claim is written.
+    Run {
+        /// What its end must be written with.
+        fence: Fence,
+        /// Whether it must run with no other suspect beside it.
+        suspect: bool,
+        /// How often its process crashed before.
+        crashes: u32,
+    },
+    /// Acknowledge: the job ended, or left by a confirmed copy.
+    Drop,
+    /// Acknowledge: cancelled or expired just now, as the entry says.
+    Ended(State),
+    /// Publish this decided successor again, confirm, write the confirm, acknowledge.
+    Replay(Successor),
+    /// Its owner is alive: release until then.
+    Busy(Timestamp),
+    /// Not due: release until then.
+    NotDue(Timestamp),
+    /// Not understood here: release until then.
+    Parked(Timestamp),
+    /// It must die without a run, for this reason.
+    Die(&'static str),
+}
+
+/// A worker meets a copy, with a slot in its hand.
+#[must_use]
+pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting, Option<Entry>) {
+    let mut entry = match entry {
+        Some(entry) if entry.hand >= copy.hop.hand => entry,
+        older => adopt(older, copy),
+    };
+    if entry.hand > copy.hop.hand || entry.state.is_ended() || entry.moved {
+        return (Meeting::Drop, None);
+    }
+    if let Some(successor) = entry.leaving {
+        return (Meeting::Replay(successor), None);
+    }
+    let running = entry.state == State::Running;
+    let same_call = running && entry.token == with.token;
+    if running && !same_call {
+        let here = entry.owner == Some(with.worker);
+        let in_time = entry.deadline.is_none_or(|deadline| with.now < deadline);
+        if (here && with.running_here) || (!here && with.owner_alive && in_time) {
+            let wait = if copy.hop.busy == 0 {
+                limits::LEASE + Duration::from_secs(1)
+            } else {
+                limits::LEASE.saturating_mul(1 << copy.hop.busy.min(2)).min(Duration::from_secs(60))
+            };
+            return (Meeting::Busy(with.now.plus(wait)), None);
+        }
+    }
+    if entry.cancel_asked.is_some() && !running {
+        end(&mut entry, State::Cancelled, "cancelled", with.now);
+        return (Meeting::Ended(State::Cancelled), Some(entry));
+    }
+    if entry.cancel_asked.is_some() {
+        // It was asked for while a worker ran it that is gone.
+        lost(&mut entry, with.now);
+        end(&mut entry, State::Cancelled, "cancelled", with.now);
+        return (Meeting::Ended(State::Cancelled), Some(entry));
+    }
+    if copy.core.expires.is_some_and(|expires| expires <= with.now) {
+        end(&mut entry, State::Expired, "expired", with.now);
+        return (Meeting::Ended(State::Expired), Some(entry));
+    }
+    if let Some(due) = copy.due().filter(|due| *due > with.now) {
+        return (Meeting::NotDue(due), None);
+    }
+    if let Some(why) = &with.not_understood {
+        return park(entry, copy, why, with.now);
+    }
+    if running && !same_call {
+        entry.deaths = entry.deaths.max(copy.hop.deaths) + 1;
+        lost(&mut entry, with.now);
+    }
+    match suspicion(entry.deaths) {
+        Suspicion::Guilty => {
+            // Still unowned: the death is written by `leave` like any other.
+            entry.state = State::Queued;
+            (Meeting::Die("worker_lost"), Some(entry))
+        }
+        judged => {
+            if !same_call {
+                entry.claims += 1;
+                entry.token = with.token;
+            }
+            if entry.args_hash != copy.args_hash() {
+                entry.conflicts = entry.conflicts.saturating_add(1);
+            }
+            let hold = with.hard_limit.map_or(limits::DEADLINE_OPEN, |hard| hard.saturating_add(limits::DEADLINE_GRACE));
+            entry.state = State::Running;
+            entry.owner = Some(with.worker);
+            entry.deadline = Some(with.now.plus(hold));
+            entry.started = Some(with.now);
+            entry.due = None;
+            entry.parked = None;
+            let suspect = judged == Suspicion::Suspect;
+            (Meeting::Run { fence: entry.fence(), suspect, crashes: entry.crashes }, Some(entry))
+        }
+    }
+}
+
+fn end(entry: &mut Entry, state: State, reason: &str, now: Timestamp) {
+    entry.state = state;
+    entry.reason = Some(reason.to_owned());
+    entry.ended = Some(now);
+    entry.due = None;
+}
+
+/// Notes the attempt of a worker that is gone.
+fn lost(entry: &mut Entry, now: Timestamp) {
+    if let (Some(worker), Some(started)) = (entry.owner, entry.started) {
+        let number = entry.attempts + 1;
+        entry.note(AttemptNote { number, started, ended: now, end: AttemptEnd::WorkerLost, error: None, worker, next: None });
+    }
+}

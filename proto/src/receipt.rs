@@ -1,0 +1,58 @@
+//! Where a job's time went.
+
+use serde::{Deserialize, Serialize};
+
+/// Phases of one job's last attempt, in microseconds, in the order they happen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// From the producer's call until the job was durable.
+    #[serde(rename = "e", default)]
+    pub enqueue: u64,
+    /// In the queue, from durable and due until a worker took it.
+    #[serde(rename = "q", default)]
+    pub queue: u64,
+    /// From the queue into the worker's room.
+    #[serde(rename = "f", default)]
+    pub fetch: u64,
+    /// In the room, until a slot was free.
+    #[serde(rename = "r", default)]
+    pub room: u64,
+    /// The claim.
+    #[serde(rename = "c", default)]
+    pub claim: u64,
+    /// From the claim until the handler began: hand-over to thread or child.
+    #[serde(rename = "d", default)]
+    pub dispatch: u64,
+    /// The handler, by the wall clock.
+    #[serde(rename = "w", default)]
+    pub run: u64,
+    /// The handler's CPU time, where the executor can tell.
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<u64>,
+    /// Encoding the result.
+    #[serde(rename = "n", default)]
+    pub encode: u64,
+}
+
+impl Receipt {
+    /// The phases with their names, in order; CPU time is part of `run` and not among them.
+    #[must_use]
+    pub fn phases(&self) -> [(&'static str, u64); 8] {
+        [
+            ("enqueue", self.enqueue),
+            ("queue", self.queue),
+            ("fetch", self.fetch),
+            ("room", self.room),
+            ("claim", self.claim),
+            ("dispatch", self.dispatch),
+            ("run", self.run),
+            ("encode", self.encode),
+        ]
+    }
+
+    /// All phases together, in microseconds.
+    #[must_use]
+    pub fn whole(&self) -> u64 {
+        self.phases().iter().map(|(_, micros)| micros).sum()
+    }
+}
