@@ -60,8 +60,8 @@ impl std::str::FromStr for BackendUrl {
 /// When the file cannot be opened, or holds something else.
 pub fn open(url: &BackendUrl) -> Result<Arc<dyn Backend>> {
     Ok(match url {
-        BackendUrl::Memory => Arc::new(Memory::new()),
-        BackendUrl::Sqlite(path) => Arc::new(Sqlite::open(path)?),
+        BackendUrl::Memory => Memory::open()?,
+        BackendUrl::Sqlite(path) => Sqlite::open(path)?,
     })
 }
 

@@ -1,0 +1,436 @@
+//! A back end for one machine: queue and store in one SQLite database, in a file or in memory.
+
+mod commit;
+mod engine;
+mod mail;
+mod presence;
+mod pump;
+mod schema;
+mod tables;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+use millhand_proto::protocol::Meeting;
+use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Timestamp, WorkerId};
+use tokio::sync::mpsc;
+
+use self::commit::{Committer, Mode};
+use self::engine::{Effects, Engine};
+use self::mail::Switchboard;
+use self::presence::Presence;
+use self::pump::Ledger;
+use self::tables::{Sql, Tables};
+use crate::backend::{
+    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Facts, Mail, Pending, Pushed, Settled,
+    Settlement, Subscription,
+};
+use crate::clock::Clock;
+use crate::error::{Error, Result};
+use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView};
+
+/// How often the locks of others are tried.
+const LOOK: Duration = Duration::from_millis(500);
+
+/// Queue and store in one database.
+#[derive(Debug)]
+pub(crate) struct Local {
+    place: String,
+    writer: Committer,
+    /// A file has a second connection, so that long lists do not hold up the work.
+    reader: Option<Committer>,
+    clock: Clock,
+    board: Arc<Switchboard>,
+    ledger: Arc<Ledger>,
+    dir: Option<PathBuf>,
+    present: Mutex<HashMap<Mailbox, Presence>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Local {
+    pub(crate) fn in_memory(clock: Clock) -> Result<Arc<Self>> {
+        let writer = Committer::start(schema::in_memory()?, Mode::Write, "memory:".into())?;
+        Ok(Arc::new(Self::new("memory:".into(), writer, None, clock, None)))
+    }
+
+    pub(crate) fn file(path: &Path) -> Result<Arc<Self>> {
+        let place = format!("sqlite:{}", path.display());
+        let writer = Committer::start(schema::open(path)?, Mode::Write, place.clone())?;
+        let reader = Committer::start(schema::open(path)?, Mode::Read, place.clone())?;
+        let dir = presence::folder(path);
+        Ok(Arc::new(Self::new(place, writer, Some(reader), Clock::system(), Some(dir))))
+    }
+
+    fn new(place: String, writer: Committer, reader: Option<Committer>, clock: Clock, dir: Option<PathBuf>) -> Self {
+        Self {
+            place,
+            writer,
+            reader,
+            clock,
+            board: Arc::new(Switchboard::new(dir.clone())),
+            ledger: Arc::default(),
+            dir,
+            present: Mutex::default(),
+        }
+    }
+
+    /// Runs `work` in a transaction, then tells others what came of it.
+    async fn write<R: Send + 'static>(
+        &self,
+        mut work: impl FnMut(&mut Engine<'_>) -> Sql<R> + Send + 'static,
+    ) -> Result<R> {
+        let clock = self.clock.clone();
+        let call = self.writer.call(move |connection| {
+            let mut engine = Engine::new(connection, clock.now());
+            let result = work(&mut engine)?;
+            Ok((result, engine.effects))
+        });
+        let (result, effects) = call.await?;
+        self.tell(&effects);
+        Ok(result)
+    }
+
+    async fn look<R: Send + 'static>(&self, work: impl Fn(&Engine<'_>) -> Sql<R> + Send + 'static) -> Result<R> {
+        let clock = self.clock.clone();
+        let place = self.reader.as_ref().unwrap_or(&self.writer);
+        place.call(move |connection| work(&Engine::new(connection, clock.now()))).await
+    }
+
+    fn tell(&self, effects: &Effects) {
+        if effects.pushed {
+            self.board.wake();
+        }
+        let mut by_box: HashMap<Mailbox, Vec<Mail>> = HashMap::new();
+        for (id, waiters) in &effects.ended {
+            for mailbox in waiters {
+                by_box.entry(*mailbox).or_default().push(Mail::Ended(*id));
+            }
+        }
+        for (id, owner) in &effects.cancels {
+            by_box.entry(*owner).or_default().push(Mail::Cancel(*id));
+        }
+        for (mailbox, mails) in by_box {
+            self.board.post(mailbox, &mails);
+        }
+    }
+
+    /// Appears on the file under this mailbox, once.
+    fn appear(self: &Arc<Self>, me: Mailbox, worker: bool) -> Result<()> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        let mut present = lock(&self.present);
+        if let std::collections::hash_map::Entry::Vacant(place) = present.entry(me) {
+            let presence = Presence::appear(dir, me, worker, &self.board)
+                .map_err(|e| Error::unreachable(&dir.display().to_string(), e))?;
+            place.insert(presence);
+            if worker {
+                self.watch_over_others()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives back what dead workers held, and forgets what is old.
+    fn watch_over_others(self: &Arc<Self>) -> Result<()> {
+        let me: Weak<Self> = Arc::downgrade(self);
+        let run = move || {
+            let mut rounds = 0u64;
+            loop {
+                let Some(local) = me.upgrade() else { return };
+                if let Err(error) = local.look_after(rounds.is_multiple_of(120)) {
+                    tracing::warn!(place = local.place, %error, "could not look after dead workers");
+                }
+                drop(local);
+                rounds += 1;
+                std::thread::sleep(LOOK);
+            }
+        };
+        std::thread::Builder::new().name("millhand-watch".into()).spawn(run).map_err(|e| Error::unreachable("a thread", e))?;
+        Ok(())
+    }
+
+    fn look_after(&self, sweep: bool) -> Result<()> {
+        let Some(dir) = &self.dir else { return Ok(()) };
+        for (id, worker) in presence::gone(dir, |id| lock(&self.present).contains_key(&id)) {
+            if worker {
+                let freed = self.writer.call_blocking(move |connection| {
+                    let tables = Tables(connection);
+                    tables.delete_beat(id)?;
+                    tables.free(id, true)
+                })?;
+                tracing::info!(worker = %id, parcels = freed, "a worker is gone; its parcels go back");
+            }
+            presence::bury(dir, id);
+            self.board.wake();
+        }
+        if sweep {
+            let clock = self.clock.clone();
+            self.writer.call_blocking(move |connection| Engine::new(connection, clock.now()).sweep(1000))?;
+        }
+        Ok(())
+    }
+}
+
+/// `Arc`, because consumers and the watch over others outlive a call.
+#[derive(Debug, Clone)]
+pub(crate) struct Shared(pub(crate) Arc<Local>);
+
+impl Shared {
+    async fn push(&self, parcels: Vec<Parcel>) -> Vec<Pushed> {
+        let count = parcels.len();
+        let pushed = self.0.write(move |engine| parcels.iter().map(|p| engine.push(p, &p.encode())).collect::<Sql<Vec<_>>>());
+        match pushed.await {
+            Ok(pushed) => pushed,
+            Err(error) => vec![Pushed::Unknown(error.to_string()); count],
+        }
+    }
+
+    async fn claim(&self, claims: Vec<Claim>) -> Result<Vec<Meeting>> {
+        let dir = self.0.dir.clone();
+        let ledger = Arc::clone(&self.0.ledger);
+        let alive = move |worker| match &dir {
+            Some(dir) => presence::alive(dir, worker),
+            None => ledger.knows(worker),
+        };
+        self.0.write(move |engine| claims.iter().map(|claim| engine.claim(claim, &alive)).collect()).await
+    }
+
+    async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
+        let settlements = Arc::new(settlements);
+        // A parcel of one job ends in the same transaction; one of several when its last job did.
+        let alone: Vec<bool> = settlements.iter().map(|s| self.0.ledger.alone(s.delivery)).collect();
+        let work = Arc::clone(&settlements);
+        let gone = alone.clone();
+        let settled = self
+            .0
+            .write(move |engine| {
+                work.iter()
+                    .zip(&alone)
+                    .map(|(settlement, alone)| {
+                        let settled = engine.settle(&settlement.copy, &settlement.verdict)?;
+                        if *alone {
+                            engine.tables.delete(pump::row(settlement.delivery))?;
+                        }
+                        Ok(settled)
+                    })
+                    .collect::<Sql<Vec<_>>>()
+            })
+            .await?;
+        let ended: Vec<i64> = settlements
+            .iter()
+            .zip(gone)
+            .filter_map(|(s, gone)| self.0.ledger.settled(s.delivery, s.copy.id()).filter(|_| !gone))
+            .map(pump::row)
+            .collect();
+        if !ended.is_empty() {
+            self.0.write(move |engine| ended.iter().try_for_each(|row| engine.tables.delete(*row))).await?;
+        }
+        Ok(settled)
+    }
+
+    async fn act(&self, acts: Vec<Act>) -> Result<Vec<Acted>> {
+        self.0.write(move |engine| acts.iter().map(|act| engine.act(act)).collect()).await
+    }
+
+    async fn control(&self, control: Control) -> Result<Controlled> {
+        let controlled = self
+            .0
+            .write(move |engine| match &control {
+                Control::Pause(queue) => {
+                    let changed = engine.tables.paused(queue.as_str())?.is_none();
+                    if changed {
+                        engine.tables.set_paused(queue, Some(engine.now))?;
+                    }
+                    Ok(Controlled { changed, jobs: 0 })
+                }
+                Control::Resume(queue) => {
+                    let changed = engine.tables.paused(queue.as_str())?.is_some();
+                    if changed {
+                        engine.tables.set_paused(queue, None)?;
+                    }
+                    Ok(Controlled { changed, jobs: 0 })
+                }
+                Control::Purge(queue, most) => {
+                    let jobs = engine.purge(queue, *most)?;
+                    Ok(Controlled { changed: jobs > 0, jobs })
+                }
+            })
+            .await?;
+        if controlled.changed {
+            self.0.board.control();
+        }
+        Ok(controlled)
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueView>> {
+        self.0
+            .look(|engine| {
+                let tables = &engine.tables;
+                let mut queues: std::collections::BTreeMap<QueueName, QueueView> = std::collections::BTreeMap::new();
+                let mut names: Vec<String> = tables.controlled_queues()?;
+                let numbers = tables.queue_numbers(engine.now)?;
+                let unreadable = tables.unreadable(100)?;
+                names.extend(numbers.iter().map(|n| n.queue.clone()));
+                names.extend(unreadable.iter().map(|(queue, _)| queue.clone()));
+                for name in names {
+                    // Rows may have been written by others with names that nobody may use.
+                    let Ok(queue) = QueueName::new(&name) else { continue };
+                    if let std::collections::btree_map::Entry::Vacant(place) = queues.entry(queue.clone()) {
+                        place.insert(QueueView {
+                            name: queue,
+                            queued: 0,
+                            scheduled: 0,
+                            held: 0,
+                            oldest: None,
+                            paused: tables.paused(&name)?,
+                            unreadable: Vec::new(),
+                        });
+                    }
+                }
+                for row in numbers {
+                    let Some(view) = queues.get_mut(row.queue.as_str()) else { continue };
+                    match (row.held, row.due) {
+                        (true, _) => view.held += row.jobs,
+                        (false, true) => {
+                            view.queued += row.jobs;
+                            view.oldest = Some(row.oldest);
+                        }
+                        (false, false) => view.scheduled += row.jobs,
+                    }
+                }
+                for (queue, item) in unreadable {
+                    if let Some(view) = queues.get_mut(queue.as_str()).filter(|v| v.unreadable.len() < 10) {
+                        view.unreadable.push(item);
+                    }
+                }
+                Ok(queues.into_values().collect())
+            })
+            .await
+    }
+
+    async fn pending(&self, queues: Vec<QueueName>) -> Result<Pending> {
+        self.0
+            .look(move |engine| {
+                let mut pending = Pending::default();
+                for row in engine.tables.queue_numbers(engine.now)? {
+                    if !queues.is_empty() && !queues.iter().any(|q| q.as_str() == row.queue) {
+                        continue;
+                    }
+                    let parcels = usize::try_from(row.parcels).unwrap_or(usize::MAX);
+                    match (row.held, row.due) {
+                        (true, _) => pending.held += parcels,
+                        (false, true) => pending.ready += parcels,
+                        (false, false) => {
+                            pending.next_due = Some(pending.next_due.map_or(row.oldest, |next| next.min(row.oldest)));
+                        }
+                    }
+                }
+                Ok(pending)
+            })
+            .await
+    }
+}
+
+impl Backend for Shared {
+    fn facts(&self) -> Facts {
+        let file = self.0.dir.is_some();
+        Facts {
+            kind: if file { "sqlite" } else { "memory" },
+            place: self.0.place.clone(),
+            durable: file,
+            shared: file,
+            detach: false,
+            notices_death_within: if file { Duration::from_secs(1) } else { Duration::ZERO },
+        }
+    }
+
+    fn now(&self) -> Timestamp {
+        self.0.clock.now()
+    }
+
+    fn advance_to(&self, time: Timestamp) -> bool {
+        let moved = self.0.clock.advance_to(time);
+        if moved {
+            self.0.board.wake();
+        }
+        moved
+    }
+
+    fn push(&self, parcels: Vec<Parcel>) -> BoxFuture<'_, Vec<Pushed>> {
+        Box::pin(Self::push(self, parcels))
+    }
+
+    fn consume(&self, subscription: Subscription) -> BoxFuture<'_, Result<Consumer>> {
+        Box::pin(async move {
+            self.0.ledger.welcome(subscription.worker);
+            self.0.appear(subscription.worker, true)?;
+            Ok(pump::start(Arc::clone(&self.0), subscription))
+        })
+    }
+
+    fn claim(&self, claims: Vec<Claim>) -> BoxFuture<'_, Result<Vec<Meeting>>> {
+        Box::pin(Self::claim(self, claims))
+    }
+
+    fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<Settled>>> {
+        Box::pin(Self::settle(self, settlements))
+    }
+
+    fn read(&self, ids: Vec<JobId>) -> BoxFuture<'_, Result<Vec<Option<JobView>>>> {
+        Box::pin(self.0.look(move |engine| ids.iter().map(|id| engine.view(*id)).collect()))
+    }
+
+    fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>> {
+        Box::pin(async move {
+            let mails = self.0.board.open(mailbox);
+            self.0.appear(mailbox, false)?;
+            Ok(mails)
+        })
+    }
+
+    fn beat(&self, beat: WorkerBeat) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.write(move |engine| engine.tables.put_beat(&beat, engine.now)))
+    }
+
+    fn leave(&self, worker: WorkerId) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            self.0
+                .write(move |engine| {
+                    engine.effects.pushed |= engine.tables.free(worker, false)? > 0;
+                    engine.tables.delete_beat(worker)
+                })
+                .await?;
+            self.0.ledger.farewell(worker);
+            lock(&self.0.present).remove(&worker);
+            Ok(())
+        })
+    }
+
+    fn act(&self, acts: Vec<Act>) -> BoxFuture<'_, Result<Vec<Acted>>> {
+        Box::pin(Self::act(self, acts))
+    }
+
+    fn control(&self, control: Control) -> BoxFuture<'_, Result<Controlled>> {
+        Box::pin(Self::control(self, control))
+    }
+
+    fn jobs(&self, filter: JobFilter) -> BoxFuture<'_, Result<JobPage>> {
+        Box::pin(self.0.look(move |engine| engine.list(&filter)))
+    }
+
+    fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueView>>> {
+        Box::pin(Self::queues(self))
+    }
+
+    fn workers(&self) -> BoxFuture<'_, Result<Vec<WorkerView>>> {
+        Box::pin(self.0.look(|engine| engine.tables.beats()))
+    }
+
+    fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>> {
+        Box::pin(Self::pending(self, queues))
+    }
+}

@@ -1,0 +1,517 @@
+//! The protocol on tables: every call here is a part of one transaction, so that a job's record
+//! and its copies change together and `leaving` is never seen from outside.
+
+use bytes::Bytes;
+use millhand_proto::protocol::{
+    Cancel, End, Meeting, Written, adopt, cancel, confirm, finish, give_back, leave, meet, parked_copy, retry,
+    watch_again,
+};
+use millhand_proto::{
+    Class, Entry, JobCopy, JobId, Leaving, Mailbox, Parcel, Payload, QueueName, Record, RecordKey, State, Timestamp,
+    WorkerId, limits,
+};
+
+use super::tables::{CopyRow, Sql, Tables, copy_in};
+use crate::backend::{Act, Acted, Claim, Pushed, Release, Settled, Verdict};
+use crate::view::{JobFilter, JobPage, JobView};
+
+/// What others must be told after the commit.
+#[derive(Default)]
+pub(super) struct Effects {
+    /// Jobs that ended, and who waits for them.
+    pub(super) ended: Vec<(JobId, Vec<Mailbox>)>,
+    /// Owners of running jobs that are to be cancelled.
+    pub(super) cancels: Vec<(JobId, WorkerId)>,
+    /// Whether parcels came into the queue.
+    pub(super) pushed: bool,
+}
+
+/// A job's entry and where it stands.
+struct Found {
+    key: RecordKey,
+    queue: QueueName,
+    class: Class,
+    entry: Entry,
+}
+
+/// One transaction's work.
+pub(super) struct Engine<'c> {
+    pub(super) tables: Tables<'c>,
+    pub(super) now: Timestamp,
+    pub(super) effects: Effects,
+}
+
+impl<'c> Engine<'c> {
+    pub(super) fn new(connection: &'c rusqlite::Connection, now: Timestamp) -> Self {
+        Self { tables: Tables(connection), now, effects: Effects::default() }
+    }
+
+    pub(super) fn push(&mut self, parcel: &Parcel, body: &[u8]) -> Sql<Pushed> {
+        if body.len() > limits::MESSAGE_BYTES {
+            return Ok(Pushed::Rejected(format!(
+                "the message has {} bytes; the limit is {}",
+                body.len(),
+                limits::MESSAGE_BYTES
+            )));
+        }
+        self.tables.insert(parcel, body, self.now)?;
+        self.effects.pushed = true;
+        Ok(Pushed::Accepted)
+    }
+
+    fn publish(&mut self, copy: JobCopy) -> Sql<()> {
+        let parcel = Parcel::of(copy);
+        let body = parcel.encode();
+        self.tables.insert(&parcel, &body, self.now)?;
+        self.effects.pushed = true;
+        Ok(())
+    }
+
+    /// A worker meets a copy.
+    pub(super) fn claim(&mut self, claim: &Claim, alive: &dyn Fn(WorkerId) -> bool) -> Sql<Meeting> {
+        let copy = &claim.copy;
+        let id = copy.id();
+        let key = id.record_at(copy.hop.hand);
+        let record = self.tables.record(key)?;
+        let entry = record.as_ref().and_then(|r| r.entry(key, id)).cloned();
+        let mut situation = claim.situation.clone();
+        situation.now = self.now;
+        situation.owner_alive = entry
+            .as_ref()
+            .filter(|e| e.state == State::Running)
+            .and_then(|e| e.owner)
+            .is_some_and(|owner| owner != situation.worker && alive(owner));
+        let (meeting, entry) = meet(entry, copy, &situation);
+        if let Some(entry) = entry {
+            let place = (key, copy.core.queue.clone(), copy.core.class);
+            self.put(place, record, id, entry)?;
+        }
+        Ok(meeting)
+    }
+
+    /// Writes an entry, and what its end brings with it.
+    fn put(&mut self, place: (RecordKey, QueueName, Class), record: Option<Record>, id: JobId, entry: Entry) -> Sql<()> {
+        let (key, queue, class) = place;
+        if entry.state.is_ended() && !entry.moved {
+            self.tables.put_ended(id, entry.ended.unwrap_or(self.now), entry.state, &entry.task, &queue)?;
+            self.effects.ended.push((id, entry.waiters.clone()));
+        }
+        let mut record = record.unwrap_or_else(|| Record::new(queue, class));
+        record.put(entry);
+        self.tables.put_record(key, &record)
+    }
+
+    /// One job of a delivery is settled. The delivery itself is ended by the caller.
+    pub(super) fn settle(&mut self, copy: &JobCopy, verdict: &Verdict) -> Sql<Settled> {
+        let id = copy.id();
+        let key = id.record_at(copy.hop.hand);
+        let place = || (key, copy.core.queue.clone(), copy.core.class);
+        let load = |tables: &Tables<'_>| -> Sql<(Option<Record>, Option<Entry>)> {
+            let record = tables.record(key)?;
+            let entry = record.as_ref().and_then(|r| r.entry(key, id)).cloned();
+            Ok((record, entry))
+        };
+        match verdict {
+            Verdict::Acknowledge => Ok(Settled::Done),
+            Verdict::Release(release) => {
+                self.publish(released(copy, *release, self.now))?;
+                Ok(Settled::Done)
+            }
+            Verdict::Succeed { fence, result, receipt, children } => {
+                let (record, entry) = load(&self.tables)?;
+                let inline = result.bytes.len() <= limits::INLINE_BYTES;
+                let end = End::Succeeded(inline.then(|| result.clone()));
+                let (written, entry) = finish(entry, copy, *fence, end, *receipt, self.now);
+                if let Some(entry) = entry {
+                    if !inline {
+                        self.put_payload("v", id, result)?;
+                    }
+                    for child in children {
+                        self.push(child, &child.encode())?;
+                    }
+                    self.put(place(), record, id, entry)?;
+                }
+                Ok(settled(written))
+            }
+            Verdict::Cancel { fence, note, receipt } => {
+                let (record, entry) = load(&self.tables)?;
+                let (written, entry) = finish(entry, copy, *fence, End::Cancelled(note.clone()), *receipt, self.now);
+                if let Some(entry) = entry {
+                    self.put(place(), record, id, entry)?;
+                }
+                Ok(settled(written))
+            }
+            Verdict::Leave { fence, successor, reason, note, receipt } => {
+                let (record, entry) = load(&self.tables)?;
+                let (written, entry) =
+                    leave(entry, copy, *fence, *successor, reason.as_deref(), note.clone(), *receipt);
+                if let Some(entry) = entry {
+                    let error = note.as_ref().and_then(|n| n.error.as_ref()).map(|e| e.as_str().to_owned());
+                    self.hand_over(copy, record, entry, error.as_deref())?;
+                }
+                Ok(settled(written))
+            }
+            Verdict::Replay(_) => {
+                let (record, entry) = load(&self.tables)?;
+                if let Some(entry) = entry.filter(|e| e.leaving.is_some()) {
+                    self.hand_over(copy, record, entry, None)?;
+                }
+                Ok(Settled::Done)
+            }
+            Verdict::GiveBack { fence, worker } => {
+                let (record, entry) = load(&self.tables)?;
+                let (written, entry) = give_back(entry, copy, *fence, *worker, self.now);
+                if let Some(entry) = entry {
+                    self.put(place(), record, id, entry)?;
+                }
+                if written != Written::Stale {
+                    self.publish(copy.clone())?;
+                }
+                Ok(settled(written))
+            }
+        }
+    }
+
+    /// Publishes the decided successor and writes its confirm.
+    fn hand_over(&mut self, copy: &JobCopy, record: Option<Record>, entry: Entry, error: Option<&str>) -> Sql<()> {
+        let id = copy.id();
+        let Some(successor) = entry.leaving else { return Ok(()) };
+        let next = successor.copy(copy, error);
+        if successor.why == Leaving::Death {
+            self.tables.put_value("b", id, &Parcel::of(next).encode())?;
+        } else {
+            self.publish(next)?;
+        }
+        let place = (copy.core.queue.clone(), copy.core.class);
+        let confirmed = confirm(entry, copy, self.now);
+        if let Some(here) = confirmed.here {
+            self.put((id.record_at(copy.hop.hand), place.0.clone(), place.1), record, id, here)?;
+        }
+        if let Some(own) = confirmed.own {
+            let key = RecordKey::Own(id);
+            if self.tables.record(key)?.is_none() {
+                self.put((key, place.0, place.1), None, id, own)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_payload(&mut self, kind: &str, id: JobId, payload: &Payload) -> Sql<()> {
+        let mut body = Vec::with_capacity(payload.bytes.len() + 1);
+        body.push(payload.codec.number());
+        body.extend_from_slice(&payload.bytes);
+        self.tables.put_value(kind, id, &body)
+    }
+
+    fn payload(&self, kind: &str, id: JobId) -> Sql<Option<Payload>> {
+        Ok(self.tables.value(kind, id)?.and_then(|body| {
+            let (codec, bytes) = body.split_first()?;
+            Some(Payload { codec: (*codec).try_into().ok()?, bytes: Bytes::copy_from_slice(bytes) })
+        }))
+    }
+
+    /// The job's newest entry; a job without a record is read from its copy.
+    fn find(&self, id: JobId) -> Sql<Option<Found>> {
+        for key in [id.record_at(0), RecordKey::Own(id)] {
+            if let Some(record) = self.tables.record(key)?
+                && let Some(entry) = record.entry(key, id).filter(|e| !e.moved)
+            {
+                let entry = entry.clone();
+                return Ok(Some(Found { key, queue: record.queue, class: record.class, entry }));
+            }
+        }
+        let copies = self.copies(id)?;
+        Ok(copies.into_iter().max_by_key(|(_, copy)| copy.hop.hand).map(|(_, copy)| Found {
+            key: id.record_at(copy.hop.hand),
+            queue: copy.core.queue.clone(),
+            class: copy.core.class,
+            entry: adopt(None, &copy),
+        }))
+    }
+
+    fn copies(&self, id: JobId) -> Sql<Vec<(CopyRow, JobCopy)>> {
+        let rows = self.tables.copies_of(id.parcel_key())?;
+        Ok(rows.into_iter().filter_map(|row| copy_in(&row, id).map(|copy| (row, copy))).collect())
+    }
+
+    fn put_found(&mut self, id: JobId, found: Found) -> Sql<()> {
+        // A cancel may raise the hand past the record that the entry came from.
+        let record = self.tables.record(found.key)?;
+        self.put((found.key, found.queue, found.class), record, id, found.entry)
+    }
+
+    pub(super) fn act(&mut self, act: &Act) -> Sql<Acted> {
+        match act {
+            Act::Cancel(id) => self.cancel(*id, "cancelled"),
+            Act::Retry(id) => self.retry(*id),
+            Act::Drop(id) => self.forget(*id),
+            Act::Listen(id, mailbox) => {
+                let Some(mut found) = self.find(*id)? else { return Ok(Acted::Unknown) };
+                if !found.entry.state.is_ended() && !found.entry.waiters.contains(mailbox) {
+                    found.entry.waiters.push(*mailbox);
+                    self.put_found(*id, found)?;
+                }
+                Ok(Acted::Done)
+            }
+        }
+    }
+
+    fn cancel(&mut self, id: JobId, reason: &str) -> Sql<Acted> {
+        let Some(found) = self.find(id)? else { return Ok(Acted::Unknown) };
+        let (answer, entry) = cancel(found.entry.clone(), reason, self.now);
+        if let Some(entry) = entry {
+            self.put_found(id, Found { entry, ..found })?;
+        }
+        match answer {
+            Cancel::Ended(State::Cancelled) => Ok(Acted::Done),
+            Cancel::Ended(state) => Ok(Acted::Refused(format!("it is {state} already"))),
+            Cancel::Asked(owner) => {
+                self.effects.cancels.push((id, owner));
+                Ok(Acted::Asked)
+            }
+            Cancel::Cancelled => {
+                // Its copy would be dropped when it is met; a far one may outlive the record.
+                for (row, _) in self.copies(id)? {
+                    if !row.held && Parcel::decode(&row.body).is_ok_and(|o| o.bad.is_empty() && o.parcel.is_some_and(|p| p.jobs().len() == 1)) {
+                        self.tables.delete(row.seq)?;
+                    }
+                }
+                Ok(Acted::Done)
+            }
+        }
+    }
+
+    fn retry(&mut self, id: JobId) -> Sql<Acted> {
+        let Some(found) = self.find(id)? else { return Ok(Acted::Unknown) };
+        let kept = self.tables.value("b", id)?;
+        let copy = kept.and_then(|body| Parcel::decode(&body.into()).ok()?.parcel?.into_jobs().into_iter().next());
+        let Some(copy) = copy else {
+            return Ok(Acted::Refused(if found.entry.state == State::Dead {
+                "its arguments are no longer kept".into()
+            } else {
+                format!("it is {}; only dead jobs can be retried", found.entry.state)
+            }));
+        };
+        match retry(&found.entry, &copy, self.now) {
+            Err(refused) => Ok(Acted::Refused(refused.to_string())),
+            Ok((next, entry, own)) => {
+                self.publish(next)?;
+                let (queue, class) = (found.queue.clone(), found.class);
+                self.put_found(id, Found { entry, ..found })?;
+                if let Some(own) = own {
+                    self.put((RecordKey::Own(id), queue, class), None, id, own)?;
+                }
+                self.tables.delete_values(id)?;
+                Ok(Acted::Done)
+            }
+        }
+    }
+
+    fn forget(&mut self, id: JobId) -> Sql<Acted> {
+        let Some(found) = self.find(id)? else { return Ok(Acted::Unknown) };
+        if !found.entry.state.is_ended() {
+            return Ok(Acted::Refused(format!("it is {}; cancel it first", found.entry.state)));
+        }
+        for key in [id.record_at(0), RecordKey::Own(id)] {
+            self.forget_entry(key, id)?;
+        }
+        self.tables.delete_values(id)?;
+        Ok(Acted::Done)
+    }
+
+    fn forget_entry(&mut self, key: RecordKey, id: JobId) -> Sql<()> {
+        let Some(mut record) = self.tables.record(key)? else { return Ok(()) };
+        let slot = millhand_proto::record::slot(key, id);
+        record.entries.retain(|e| e.index != slot);
+        if record.entries.is_empty() { self.tables.delete_record(key) } else { self.tables.put_record(key, &record) }
+    }
+
+    /// Cancels what waits in the queue and is due.
+    pub(super) fn purge(&mut self, queue: &QueueName, most: usize) -> Sql<usize> {
+        let mut purged = 0;
+        for row in self.tables.ready(queue, self.now, most.max(1))? {
+            self.tables.delete(row.seq)?;
+            let Ok(opened) = Parcel::decode(&row.body) else { continue };
+            for copy in opened.parcel.map(Parcel::into_jobs).unwrap_or_default() {
+                let id = copy.id();
+                let found = self.find(id)?.unwrap_or_else(|| Found {
+                    key: id.record_at(copy.hop.hand),
+                    queue: copy.core.queue.clone(),
+                    class: copy.core.class,
+                    entry: adopt(None, &copy),
+                });
+                // A running job, or a later copy of this one, is not what waits here.
+                if found.entry.state == State::Running || found.entry.hand > copy.hop.hand {
+                    continue;
+                }
+                let (answer, entry) = cancel(found.entry.clone(), "purged", self.now);
+                if let (Cancel::Cancelled, Some(entry)) = (answer, entry) {
+                    self.put_found(id, Found { entry, ..found })?;
+                    purged += 1;
+                }
+            }
+        }
+        Ok(purged)
+    }
+
+    /// Takes a parcel, or a job of it, that cannot be read out of the way.
+    pub(super) fn set_aside(&mut self, queue: &str, id: Option<JobId>, reason: &str, body: &[u8]) -> Sql<()> {
+        tracing::warn!(queue, ?id, reason, bytes = body.len(), "unreadable; set aside");
+        self.tables.put_unreadable(self.now, queue, reason, body, limits::UNREADABLE)?;
+        let (Some(id), Ok(queue), Ok(task)) =
+            (id, QueueName::new(queue), millhand_proto::TaskName::new("unreadable"))
+        else {
+            return Ok(());
+        };
+        if self.find(id)?.is_some_and(|f| f.entry.state != State::Queued && f.entry.state != State::Scheduled) {
+            return Ok(());
+        }
+        let core = millhand_proto::Core {
+            id,
+            task,
+            args: Bytes::new(),
+            codec: 0,
+            task_version: 0,
+            queue: queue.clone(),
+            class: Class::Normal,
+            enqueued_at: self.now,
+            not_before: None,
+            expires: None,
+            limits: millhand_proto::TimeLimits::default(),
+            retry: millhand_proto::RetryWish::default(),
+            tags: Vec::new(),
+            parent: None,
+            root: None,
+            producer: None,
+            mailbox: None,
+            not_understood: Vec::new(),
+        };
+        let mut entry = adopt(None, &JobCopy::first(core));
+        entry.state = State::Dead;
+        entry.ended = Some(self.now);
+        entry.reason = Some(format!("unreadable: {reason}"));
+        let key = id.record_at(0);
+        let record = self.tables.record(key)?;
+        self.put((key, queue, Class::Normal), record, id, entry)
+    }
+
+    pub(super) fn view(&self, id: JobId) -> Sql<Option<JobView>> {
+        let Some(Found { queue, class, mut entry, .. }) = self.find(id)? else { return Ok(None) };
+        if entry.state == State::Succeeded && entry.result.is_none() {
+            entry.result = self.payload("v", id)?;
+        }
+        if entry.state == State::Scheduled && entry.due.is_none_or(|due| due <= self.now) {
+            entry.state = State::Queued;
+        }
+        let args = match entry.state {
+            State::Dead => self
+                .tables
+                .value("b", id)?
+                .and_then(|body| Parcel::decode(&body.into()).ok()?.parcel?.into_jobs().into_iter().next())
+                .and_then(|copy| copy.args()),
+            state if state.is_ended() => None,
+            _ => self.copies(id)?.into_iter().max_by_key(|(_, c)| c.hop.hand).and_then(|(_, c)| c.args()),
+        };
+        Ok(Some(JobView { id, queue, class, entry, args }))
+    }
+
+    pub(super) fn list(&self, filter: &JobFilter) -> Sql<JobPage> {
+        let mut page = JobPage { complete: true, ..JobPage::default() };
+        let limit = filter.limit.max(1);
+        let wants = |state: State| filter.states.is_empty() || filter.states.contains(&state);
+        let fits = |view: &JobView| {
+            wants(view.entry.state)
+                && filter.task.as_ref().is_none_or(|t| *t == view.entry.task)
+                && filter.queue.as_ref().is_none_or(|q| *q == view.queue)
+        };
+        let mut seen = std::collections::HashSet::new();
+        if State::ALL.into_iter().any(|s| !s.is_ended() && wants(s)) {
+            self.tables.each_copy(|row| {
+                page.looked_at += 1;
+                if page.looked_at > limits::LIST_SCAN {
+                    page.complete = false;
+                    return Ok(false);
+                }
+                if filter.queue.as_ref().is_some_and(|q| q.as_str() != row.queue) {
+                    return Ok(true);
+                }
+                let parcel = Parcel::decode(&row.body).ok().and_then(|o| o.parcel);
+                for copy in parcel.map(Parcel::into_jobs).unwrap_or_default() {
+                    if !seen.insert(copy.id()) {
+                        continue;
+                    }
+                    if let Some(view) = self.view(copy.id())?.filter(|v| !v.entry.state.is_ended() && fits(v)) {
+                        page.jobs.push(view);
+                        if page.jobs.len() > limit {
+                            page.complete = false;
+                            return Ok(false);
+                        }
+                    }
+                }
+                Ok(true)
+            })?;
+        }
+        let ended: Vec<State> = State::ALL.into_iter().filter(|s| s.is_ended() && wants(*s)).collect();
+        let narrow = if ended.len() == 1 { Some(ended[0]) } else { None };
+        if !ended.is_empty() && page.jobs.len() <= limit {
+            let mut looked = 0;
+            let (task, queue) = (filter.task.as_ref().map(|t| t.as_str()), filter.queue.as_ref().map(QueueName::as_str));
+            self.tables.each_ended(narrow, task, queue, limits::LIST_SCAN, |row| {
+                looked += 1;
+                if !ended.iter().any(|s| s.as_str() == row.state) || !seen.insert(row.id) {
+                    return Ok(true);
+                }
+                if let Some(view) = self.view(row.id)?.filter(|v| fits(v)) {
+                    page.jobs.push(view);
+                }
+                Ok(page.jobs.len() <= limit)
+            })?;
+            page.looked_at += looked;
+            page.complete &= looked < limits::LIST_SCAN;
+        }
+        if page.jobs.len() > limit {
+            page.jobs.truncate(limit);
+            page.more = true;
+        }
+        Ok(page)
+    }
+
+    /// Forgets what is older than its retention, a bounded piece at a time.
+    pub(super) fn sweep(&mut self, most: usize) -> Sql<usize> {
+        let before = |keep: std::time::Duration| Timestamp::from_micros(self.now.as_micros() - i64::try_from(keep.as_micros()).unwrap_or(0));
+        let mut rows = self.tables.oldest_ended(true, before(limits::KEEP_SUCCEEDED), most)?;
+        rows.extend(self.tables.oldest_ended(false, before(limits::KEEP_OTHERS), most)?);
+        for row in &rows {
+            self.tables.delete_ended(row.seq)?;
+            // A line may be of an end that an operator's retry undid.
+            let current = self.find(row.id)?.is_some_and(|f| f.entry.state.as_str() == row.state && f.entry.ended == Some(row.at));
+            if current {
+                for key in [row.id.record_at(0), RecordKey::Own(row.id)] {
+                    self.forget_entry(key, row.id)?;
+                }
+                self.tables.delete_values(row.id)?;
+            }
+        }
+        Ok(rows.len())
+    }
+}
+
+fn settled(written: Written) -> Settled {
+    match written {
+        Written::Applied | Written::Already => Settled::Done,
+        Written::Stale => Settled::Stale,
+    }
+}
+
+fn released(copy: &JobCopy, release: Release, now: Timestamp) -> JobCopy {
+    match release {
+        Release::Busy(until) => watch_again(copy, until),
+        Release::Parked(until) => parked_copy(copy, until, now),
+        Release::NotDue(due) => {
+            let mut copy = copy.clone();
+            copy.hop.due = Some(due);
+            copy
+        }
+        Release::Now => copy.clone(),
+    }
+}

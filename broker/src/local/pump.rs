@@ -1,0 +1,207 @@
+//! Deliveries: from the queue into a worker's hands, and which are there.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use millhand_proto::{Class, JobId, Parcel, Timestamp, WorkerId};
+use tokio::sync::{Notify, mpsc, watch};
+
+use super::Local;
+use super::engine::Engine;
+use super::tables::CopyRow;
+use crate::backend::{Consumer, Delivery, DeliveryId, Flow, Subscription};
+use crate::error::Result;
+
+/// The longest that a pump looks away: a wake-up may get lost.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// A delivery's row in the queue.
+pub(super) fn row(delivery: DeliveryId) -> i64 {
+    i64::try_from(delivery.0).unwrap_or(0)
+}
+
+#[derive(Debug)]
+struct Held {
+    left: HashSet<JobId>,
+    class: Class,
+    counts: Arc<Counts>,
+}
+
+/// Unsettled deliveries of one consumer, by class.
+#[derive(Debug, Default)]
+struct Counts {
+    held: Mutex<[usize; 3]>,
+    freed: Notify,
+}
+
+/// The deliveries in the hands of this process's workers, and those workers.
+#[derive(Debug, Default)]
+pub(super) struct Ledger {
+    held: Mutex<HashMap<DeliveryId, Held>>,
+    workers: Mutex<HashSet<WorkerId>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Ledger {
+    pub(super) fn welcome(&self, worker: WorkerId) {
+        lock(&self.workers).insert(worker);
+    }
+
+    pub(super) fn farewell(&self, worker: WorkerId) {
+        lock(&self.workers).remove(&worker);
+    }
+
+    pub(super) fn knows(&self, worker: WorkerId) -> bool {
+        lock(&self.workers).contains(&worker)
+    }
+
+    /// Whether the delivery holds one job and no more.
+    pub(super) fn alone(&self, delivery: DeliveryId) -> bool {
+        lock(&self.held).get(&delivery).is_some_and(|held| held.left.len() == 1 )
+    }
+
+    /// Notes that a job of the delivery is settled; answers the delivery when it was the last.
+    pub(super) fn settled(&self, delivery: DeliveryId, id: JobId) -> Option<DeliveryId> {
+        let mut all = lock(&self.held);
+        let held = all.get_mut(&delivery)?;
+        held.left.remove(&id);
+        if !held.left.is_empty() {
+            return None;
+        }
+        let held = all.remove(&delivery)?;
+        drop(all);
+        let at = usize::from(held.class.number());
+        let mut counts = lock(&held.counts.held);
+        counts[at] = counts[at].saturating_sub(1);
+        drop(counts);
+        held.counts.freed.notify_one();
+        Some(delivery)
+    }
+
+    fn hold(&self, delivery: DeliveryId, parcel: &Parcel, counts: &Arc<Counts>) {
+        let left = parcel.jobs().iter().map(millhand_proto::JobCopy::id).collect();
+        lock(&counts.held)[usize::from(parcel.class().number())] += 1;
+        let held = Held { left, class: parcel.class(), counts: Arc::clone(counts) };
+        lock(&self.held).insert(delivery, held);
+    }
+}
+
+/// Starts to deliver, on the runtime of the caller.
+pub(super) fn start(local: Arc<Local>, subscription: Subscription) -> Consumer {
+    let (sender, deliveries) = mpsc::channel(1024);
+    let (flow, watched) = watch::channel(Flow::Open(subscription.prefetch));
+    tokio::spawn(async move {
+        let queue = subscription.queue.clone();
+        if let Err(error) = pump(&local, &subscription, &sender, watched).await {
+            tracing::warn!(%queue, %error, "deliveries stopped");
+        }
+    });
+    Consumer { deliveries, flow }
+}
+
+async fn pump(
+    local: &Local,
+    subscription: &Subscription,
+    out: &mpsc::Sender<Delivery>,
+    mut flow: watch::Receiver<Flow>,
+) -> Result<()> {
+    let counts = Arc::new(Counts::default());
+    loop {
+        // Registered before looking, so that no wake-up falls between looking and waiting.
+        let work = local.board.work.notified();
+        tokio::pin!(work);
+        work.as_mut().enable();
+        let prefetch = match *flow.borrow_and_update() {
+            Flow::Open(prefetch) => prefetch.max(1),
+            Flow::Held => 0,
+        };
+        let free = lock(&counts.held).map(|held| prefetch.saturating_sub(held));
+        let mut wait = LOOK_AGAIN;
+        if free.iter().any(|free| *free > 0) {
+            let (rows, next_due) = take(local, subscription, free).await?;
+            let full = !rows.is_empty();
+            for row in rows {
+                let Some(delivery) = open(local, row).await? else { continue };
+                local.ledger.hold(delivery.id, &delivery.parcel, &counts);
+                if out.send(delivery).await.is_err() {
+                    return Ok(());
+                }
+            }
+            if full {
+                continue;
+            }
+            if let Some(due) = next_due {
+                wait = wait.min(due.since(local.clock.now()).max(Duration::from_micros(500)));
+            }
+        }
+        tokio::select! {
+            () = &mut work => {}
+            () = counts.freed.notified() => {}
+            () = tokio::time::sleep(wait) => {}
+            changed = flow.changed() => if changed.is_err() { return Ok(()) },
+        }
+    }
+}
+
+async fn take(local: &Local, subscription: &Subscription, free: [usize; 3]) -> Result<(Vec<CopyRow>, Option<Timestamp>)> {
+    let (worker, queue) = (subscription.worker, subscription.queue.clone());
+    local
+        .write(move |engine: &mut Engine<'_>| {
+            let mut rows = Vec::new();
+            if engine.tables.paused(queue.as_str())?.is_some() {
+                return Ok((rows, None));
+            }
+            for class in Class::ALL {
+                let free = free[usize::from(class.number())];
+                if free > 0 {
+                    rows.extend(engine.tables.take(&queue, class, worker, engine.now, free)?);
+                }
+            }
+            let next = if rows.is_empty() { engine.tables.next_due(&queue)? } else { None };
+            Ok((rows, next))
+        })
+        .await
+}
+
+/// Opens a parcel; what cannot be read is set aside and stops nobody.
+async fn open(local: &Local, row: CopyRow) -> Result<Option<Delivery>> {
+    let taken_at = local.clock.now();
+    let (parcel, bad) = match Parcel::decode(&row.body) {
+        Ok(opened) => (opened.parcel, opened.bad.into_iter().map(|b| (b.id, b.error.to_string(), b.bytes)).collect()),
+        Err(error) => (None, vec![(None, error.to_string(), row.body.clone())]),
+    };
+    // A row whose columns say something else than its parcel was not written by Millhand.
+    let (parcel, mut bad): (Option<Parcel>, Vec<_>) = match parcel {
+        Some(p) if p.queue().as_str() != row.queue || p.class().number() != row.class => {
+            let mut bad = bad;
+            let why = format!("it is of queue {} and lay in {}", p.queue(), row.queue);
+            bad.extend(p.jobs().iter().map(|j| (Some(j.id()), why.clone(), row.body.clone())));
+            (None, bad)
+        }
+        parcel => (parcel, bad),
+    };
+    if !bad.is_empty() {
+        let (queue, seq, nothing_left) = (row.queue.clone(), row.seq, parcel.is_none());
+        bad.truncate(1024);
+        local
+            .write(move |engine: &mut Engine<'_>| {
+                for (id, reason, body) in &bad {
+                    engine.set_aside(&queue, *id, reason, body)?;
+                }
+                if nothing_left { engine.tables.delete(seq) } else { Ok(()) }
+            })
+            .await?;
+    }
+    let Some(parcel) = parcel else { return Ok(None) };
+    Ok(Some(Delivery {
+        id: DeliveryId(u64::try_from(row.seq).unwrap_or(0)),
+        parcel,
+        redeliveries: row.redeliveries,
+        ready_at: row.due,
+        taken_at,
+    }))
+}

@@ -1,0 +1,359 @@
+//! The tables, one method a statement. Everything runs inside the caller's transaction.
+
+use millhand_proto::{
+    Class, JobCopy, JobId, Parcel, QueueName, Record, RecordKey, State, TaskName, Timestamp, WorkerId,
+};
+use rusqlite::types::Type;
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::view::{Unreadable, WorkerBeat, WorkerView};
+
+pub(super) type Sql<T> = rusqlite::Result<T>;
+
+/// A parcel as it lies in the queue.
+pub(super) struct CopyRow {
+    pub(super) seq: i64,
+    pub(super) queue: String,
+    pub(super) class: u8,
+    pub(super) due: Timestamp,
+    pub(super) held: bool,
+    pub(super) redeliveries: u32,
+    pub(super) body: bytes::Bytes,
+}
+
+/// A line of the history.
+pub(super) struct EndedRow {
+    pub(super) seq: i64,
+    pub(super) id: JobId,
+    pub(super) at: Timestamp,
+    pub(super) state: String,
+}
+
+/// A queue's numbers.
+pub(super) struct QueueRow {
+    pub(super) queue: String,
+    pub(super) held: bool,
+    pub(super) due: bool,
+    pub(super) jobs: u64,
+    pub(super) parcels: u64,
+    pub(super) oldest: Timestamp,
+}
+
+/// The tables of one connection.
+pub(super) struct Tables<'c>(pub(super) &'c Connection);
+
+fn time(row: &Row<'_>, at: usize) -> Sql<Timestamp> {
+    row.get(at).map(Timestamp::from_micros)
+}
+
+fn copy_row(row: &Row<'_>) -> Sql<CopyRow> {
+    Ok(CopyRow {
+        seq: row.get(0)?,
+        queue: row.get(1)?,
+        class: row.get(2)?,
+        due: time(row, 3)?,
+        held: row.get(4)?,
+        redeliveries: row.get(5)?,
+        body: row.get::<_, Vec<u8>>(6)?.into(),
+    })
+}
+
+const COPY: &str = "seq, queue, class, due, owner IS NOT NULL, redeliveries, body";
+
+impl Tables<'_> {
+    pub(super) fn insert(&self, parcel: &Parcel, body: &[u8], now: Timestamp) -> Sql<()> {
+        self.0
+            .prepare_cached("INSERT INTO copies (key, queue, class, due, jobs, body) VALUES (?, ?, ?, ?, ?, ?)")?
+            .execute(params![
+                parcel.jobs()[0].id().parcel_key().as_bytes(),
+                parcel.queue().as_str(),
+                parcel.class().number(),
+                parcel.due().unwrap_or(now).as_micros(),
+                parcel.jobs().len(),
+                body,
+            ])?;
+        Ok(())
+    }
+
+    /// Gives due parcels to `worker`, oldest first.
+    pub(super) fn take(&self, queue: &QueueName, class: Class, worker: WorkerId, now: Timestamp, limit: usize) -> Sql<Vec<CopyRow>> {
+        let mut statement = self.0.prepare_cached(
+            "UPDATE copies SET owner = ?1 WHERE seq IN (
+               SELECT seq FROM copies INDEXED BY copies_ready
+               WHERE queue = ?2 AND class = ?3 AND owner IS NULL AND due <= ?4 ORDER BY due LIMIT ?5)
+             RETURNING seq, queue, class, due, owner IS NOT NULL, redeliveries, body",
+        )?;
+        let rows = statement
+            .query_map(params![worker.as_bytes(), queue.as_str(), class.number(), now.as_micros(), limit], copy_row)?;
+        let mut rows = rows.collect::<Sql<Vec<_>>>()?;
+        rows.sort_by_key(|row| (row.due, row.seq));
+        Ok(rows)
+    }
+
+    /// When the next free parcel of the queue is due.
+    pub(super) fn next_due(&self, queue: &QueueName) -> Sql<Option<Timestamp>> {
+        let mut next: Option<i64> = None;
+        for class in Class::ALL {
+            let due: Option<i64> = self
+                .0
+                .prepare_cached(
+                    "SELECT min(due) FROM copies INDEXED BY copies_ready WHERE queue = ? AND class = ? AND owner IS NULL",
+                )?
+                .query_row(params![queue.as_str(), class.number()], |r| r.get(0))?;
+            next = [next, due].into_iter().flatten().min();
+        }
+        Ok(next.map(Timestamp::from_micros))
+    }
+
+    pub(super) fn delete(&self, seq: i64) -> Sql<()> {
+        self.0.prepare_cached("DELETE FROM copies WHERE seq = ?")?.execute([seq])?;
+        Ok(())
+    }
+
+    /// Frees what a worker holds. When it died, its parcels were delivered once more in vain.
+    pub(super) fn free(&self, worker: WorkerId, died: bool) -> Sql<usize> {
+        self.0.execute(
+            "UPDATE copies SET owner = NULL, redeliveries = redeliveries + ? WHERE owner = ?",
+            params![died, worker.as_bytes()],
+        )
+    }
+
+    /// The parcels under a key, in the order they came.
+    pub(super) fn copies_of(&self, key: JobId) -> Sql<Vec<CopyRow>> {
+        self.0
+            .prepare_cached(&format!("SELECT {COPY} FROM copies WHERE key = ? ORDER BY seq"))?
+            .query_map([key.as_bytes()], copy_row)?
+            .collect()
+    }
+
+    /// Parcels of a queue that are free and due.
+    pub(super) fn ready(&self, queue: &QueueName, now: Timestamp, limit: usize) -> Sql<Vec<CopyRow>> {
+        self.0
+            .prepare_cached(&format!(
+                "SELECT {COPY} FROM copies WHERE queue = ? AND owner IS NULL AND due <= ? ORDER BY class, due LIMIT ?"
+            ))?
+            .query_map(params![queue.as_str(), now.as_micros(), limit], copy_row)?
+            .collect()
+    }
+
+    /// Looks at parcels, newest first, until `see` says stop.
+    pub(super) fn each_copy(&self, mut see: impl FnMut(CopyRow) -> Sql<bool>) -> Sql<()> {
+        let mut statement = self.0.prepare_cached(&format!("SELECT {COPY} FROM copies ORDER BY seq DESC"))?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            if !see(copy_row(row)?)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn queue_numbers(&self, now: Timestamp) -> Sql<Vec<QueueRow>> {
+        self.0
+            .prepare_cached(
+                "SELECT queue, owner IS NOT NULL, due <= ?1, sum(jobs), count(*), min(due) FROM copies GROUP BY 1, 2, 3",
+            )?
+            .query_map([now.as_micros()], |row| {
+                Ok(QueueRow {
+                    queue: row.get(0)?,
+                    held: row.get(1)?,
+                    due: row.get(2)?,
+                    jobs: row.get(3)?,
+                    parcels: row.get(4)?,
+                    oldest: time(row, 5)?,
+                })
+            })?
+            .collect()
+    }
+
+    pub(super) fn record(&self, key: RecordKey) -> Sql<Option<Record>> {
+        let found: Option<Vec<u8>> = self
+            .0
+            .prepare_cached("SELECT body FROM records WHERE key = ?")?
+            .query_row([key.to_bytes()], |r| r.get(0))
+            .optional()?;
+        // A record that cannot be read is no reason to drop a job: it counts as missing.
+        Ok(found.and_then(|body| {
+            Record::decode(&body).map_err(|error| tracing::warn!(?key, %error, "a record is taken for missing")).ok()
+        }))
+    }
+
+    pub(super) fn put_record(&self, key: RecordKey, record: &Record) -> Sql<()> {
+        let body = record.encode().map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        self.0
+            .prepare_cached("INSERT OR REPLACE INTO records (key, body) VALUES (?, ?)")?
+            .execute(params![key.to_bytes(), body])?;
+        Ok(())
+    }
+
+    pub(super) fn delete_record(&self, key: RecordKey) -> Sql<()> {
+        self.0.prepare_cached("DELETE FROM records WHERE key = ?")?.execute([key.to_bytes()])?;
+        Ok(())
+    }
+
+    pub(super) fn value(&self, kind: &str, id: JobId) -> Sql<Option<Vec<u8>>> {
+        self.0
+            .prepare_cached("SELECT body FROM vals WHERE kind = ? AND id = ?")?
+            .query_row(params![kind, id.as_bytes()], |r| r.get(0))
+            .optional()
+    }
+
+    pub(super) fn put_value(&self, kind: &str, id: JobId, body: &[u8]) -> Sql<()> {
+        self.0
+            .prepare_cached("INSERT OR REPLACE INTO vals (kind, id, body) VALUES (?, ?, ?)")?
+            .execute(params![kind, id.as_bytes(), body])?;
+        Ok(())
+    }
+
+    pub(super) fn delete_values(&self, id: JobId) -> Sql<()> {
+        self.0.prepare_cached("DELETE FROM vals WHERE kind IN ('v', 'b') AND id = ?")?.execute([id.as_bytes()])?;
+        Ok(())
+    }
+
+    pub(super) fn put_ended(&self, id: JobId, at: Timestamp, state: State, task: &TaskName, queue: &QueueName) -> Sql<()> {
+        self.0
+            .prepare_cached("INSERT INTO ended (id, at, state, task, queue) VALUES (?, ?, ?, ?, ?)")?
+            .execute(params![id.as_bytes(), at.as_micros(), state.as_str(), task.as_str(), queue.as_str()])?;
+        Ok(())
+    }
+
+    /// Looks at the history, newest first, until `see` says stop. Where only states other than
+    /// succeeded are wanted, an index leads to them.
+    pub(super) fn each_ended(
+        &self,
+        state: Option<State>,
+        task: Option<&str>,
+        queue: Option<&str>,
+        limit: usize,
+        mut see: impl FnMut(EndedRow) -> Sql<bool>,
+    ) -> Sql<()> {
+        let narrow = match state {
+            Some(State::Succeeded) => "state = 'succeeded' AND ?1 IS NOT NULL",
+            Some(_) => "state = ?1 AND state <> 'succeeded'",
+            None => "?1 IS NULL",
+        };
+        let mut statement = self.0.prepare_cached(&format!(
+            "SELECT seq, id, at, state FROM (SELECT seq, id, at, state, task, queue FROM ended WHERE {narrow} ORDER BY seq DESC LIMIT ?4)
+             WHERE (?2 IS NULL OR task = ?2) AND (?3 IS NULL OR queue = ?3)"
+        ))?;
+        let mut rows = statement.query(params![state.map(State::as_str), task, queue, limit])?;
+        while let Some(row) = rows.next()? {
+            if !see(ended_row(row)?)? {
+                break;
+            }
+        }
+        Ok(())
+    }
+
+    /// The oldest lines of the history that ended before `before`.
+    pub(super) fn oldest_ended(&self, succeeded: bool, before: Timestamp, limit: usize) -> Sql<Vec<EndedRow>> {
+        let sql = if succeeded {
+            // Ordered by seq, which is ordered by time: stops at once when the oldest is young.
+            "SELECT seq, id, at, state FROM (SELECT * FROM ended ORDER BY seq LIMIT ?2) WHERE at < ?1 AND state = 'succeeded'"
+        } else {
+            "SELECT seq, id, at, state FROM (SELECT * FROM ended INDEXED BY ended_others WHERE state <> 'succeeded' ORDER BY seq LIMIT ?2) WHERE at < ?1"
+        };
+        self.0.prepare_cached(sql)?.query_map(params![before.as_micros(), limit], ended_row)?.collect()
+    }
+
+    pub(super) fn delete_ended(&self, seq: i64) -> Sql<()> {
+        self.0.prepare_cached("DELETE FROM ended WHERE seq = ?")?.execute([seq])?;
+        Ok(())
+    }
+
+    pub(super) fn paused(&self, queue: &str) -> Sql<Option<Timestamp>> {
+        let at: Option<Option<i64>> = self
+            .0
+            .prepare_cached("SELECT paused FROM control WHERE queue = ?")?
+            .query_row([queue], |r| r.get(0))
+            .optional()?;
+        Ok(at.flatten().map(Timestamp::from_micros))
+    }
+
+    pub(super) fn set_paused(&self, queue: &QueueName, at: Option<Timestamp>) -> Sql<()> {
+        self.0.execute(
+            "INSERT INTO control (queue, paused) VALUES (?1, ?2) ON CONFLICT (queue) DO UPDATE SET paused = ?2",
+            params![queue.as_str(), at.map(Timestamp::as_micros)],
+        )?;
+        Ok(())
+    }
+
+    pub(super) fn controlled_queues(&self) -> Sql<Vec<String>> {
+        self.0.prepare_cached("SELECT queue FROM control")?.query_map([], |r| r.get(0))?.collect()
+    }
+
+    /// Keeps bytes that are no parcel, the newest `most` of them.
+    pub(super) fn put_unreadable(&self, at: Timestamp, queue: &str, reason: &str, body: &[u8], most: usize) -> Sql<()> {
+        self.0.execute(
+            "INSERT INTO unreadable (at, queue, reason, body) VALUES (?, ?, ?, ?)",
+            params![at.as_micros(), queue, reason, body],
+        )?;
+        self.0.execute("DELETE FROM unreadable WHERE seq <= (SELECT max(seq) FROM unreadable) - ?", [most])?;
+        Ok(())
+    }
+
+    pub(super) fn unreadable(&self, limit: usize) -> Sql<Vec<(String, Unreadable)>> {
+        self.0
+            .prepare_cached("SELECT queue, at, reason, length(body) FROM unreadable ORDER BY seq DESC LIMIT ?")?
+            .query_map([limit], |r| {
+                Ok((r.get(0)?, Unreadable { at: time(r, 1)?, reason: r.get(2)?, bytes: r.get(3)? }))
+            })?
+            .collect()
+    }
+
+    pub(super) fn put_beat(&self, beat: &WorkerBeat, at: Timestamp) -> Sql<()> {
+        let queues: Vec<&str> = beat.queues.iter().map(QueueName::as_str).collect();
+        self.0
+            .prepare_cached("INSERT OR REPLACE INTO workers (id, at, host, pid, started, queues, slots, running) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?
+            .execute(params![
+                beat.worker.as_bytes(),
+                at.as_micros(),
+                beat.host,
+                beat.pid,
+                beat.started.as_micros(),
+                queues.join(" "),
+                beat.slots,
+                beat.running
+            ])?;
+        Ok(())
+    }
+
+    pub(super) fn delete_beat(&self, worker: WorkerId) -> Sql<()> {
+        self.0.execute("DELETE FROM workers WHERE id = ?", [worker.as_bytes()])?;
+        Ok(())
+    }
+
+    pub(super) fn beats(&self) -> Sql<Vec<WorkerView>> {
+        self.0
+            .prepare_cached("SELECT id, at, host, pid, started, queues, slots, running FROM workers ORDER BY started")?
+            .query_map([], |r| {
+                let queues: String = r.get(5)?;
+                Ok(WorkerView {
+                    at: time(r, 1)?,
+                    beat: WorkerBeat {
+                        worker: WorkerId::from_bytes(r.get(0)?),
+                        host: r.get(2)?,
+                        pid: r.get(3)?,
+                        started: time(r, 4)?,
+                        queues: queues.split(' ').filter_map(|q| QueueName::new(q).ok()).collect(),
+                        slots: r.get(6)?,
+                        running: r.get(7)?,
+                    },
+                })
+            })?
+            .collect()
+    }
+}
+
+fn ended_row(row: &Row<'_>) -> Sql<EndedRow> {
+    let id: Vec<u8> = row.get(1)?;
+    let id = <[u8; 16]>::try_from(id)
+        .map_err(|_| rusqlite::Error::InvalidColumnType(1, "id".into(), Type::Blob))?;
+    Ok(EndedRow { seq: row.get(0)?, id: JobId::from_bytes(id), at: time(row, 2)?, state: row.get(3)? })
+}
+
+/// The newest copy of `id` in a row, if the row can be read and holds it.
+pub(super) fn copy_in(row: &CopyRow, id: JobId) -> Option<JobCopy> {
+    let parcel = Parcel::decode(&row.body).ok()?.parcel?;
+    parcel.into_jobs().into_iter().filter(|job| job.id() == id).max_by_key(|job| job.hop.hand)
+}
