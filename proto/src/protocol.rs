@@ -26,7 +26,7 @@ mod suspects;
 
 pub use adopt::adopt;
 pub use cancel::{Cancel, cancel};
-pub use confirm::{Confirmed, confirm};
+pub use confirm::{Confirmed, confirm, confirm_published};
 pub use decide::{Decision, Ended, decide};
 pub use detach::{detach, watch_again};
 pub use finish::{End, Written, finish};

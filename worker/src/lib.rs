@@ -1,0 +1,21 @@
+//! The worker: it takes jobs from queues and runs each on the executor that its registration
+//! chose: async on tokio, a thread, or a child process.
+//!
+//! [`Worker`] is all that a program needs. Inside, `dispatch` is the loop, `attempt` one attempt as
+//! one function, `executors` where jobs run.
+
+mod attempt;
+mod child;
+mod context;
+mod crew;
+mod dispatch;
+mod executors;
+mod failure;
+mod registry;
+mod room;
+mod worker;
+
+pub use context::{Context, EnqueueError, MissingState};
+pub use failure::{Failure, snooze};
+pub use registry::{CommandTask, ConfigError, Executor, TaskOptions};
+pub use worker::{Slots, Worker, WorkerError, shutdown_signal};

@@ -1,5 +1,5 @@
 use crate::id::WorkerId;
-use crate::record::Entry;
+use crate::record::{Entry, Leaving};
 use crate::state::State;
 use crate::time::Timestamp;
 
@@ -28,7 +28,8 @@ pub fn cancel(mut entry: Entry, reason: &str, now: Timestamp) -> (Cancel, Option
         entry.cancel_asked = entry.cancel_asked.or(Some(now));
         return (Cancel::Asked(owner), Some(entry));
     }
-    if entry.leaving.take().is_some() {
+    // A death keeps its hand.
+    if entry.leaving.take().is_some_and(|successor| successor.why != Leaving::Death) {
         entry.hand += 1;
     }
     entry.state = State::Cancelled;

@@ -75,3 +75,21 @@ pub fn confirm(entry: Entry, copy: &JobCopy, now: Timestamp) -> Confirmed {
     old.receipt = None;
     Confirmed { here: Some(old), own: Some(next) }
 }
+
+/// `confirm` for a store that can lose its memory: writes only what `published` was, since the
+/// record may tell of another's decision by now. Also answers whether the present copy may be
+/// acknowledged; if not, the death is nowhere remembered, and the copy must be met again.
+#[must_use]
+pub fn confirm_published(entry: Option<Entry>, copy: &JobCopy, published: Successor, now: Timestamp) -> (bool, Confirmed) {
+    let nothing = Confirmed { here: None, own: None };
+    let Some(entry) = entry.filter(|entry| entry.hand >= copy.hop.hand) else {
+        return (published.why != Leaving::Death, nothing);
+    };
+    if entry.hand > copy.hop.hand || entry.moved || entry.state.is_ended() {
+        return (true, nothing);
+    }
+    if entry.leaving == Some(published) {
+        return (true, confirm(entry, copy, now));
+    }
+    (published.why != Leaving::Death, nothing)
+}

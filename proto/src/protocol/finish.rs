@@ -47,6 +47,8 @@ pub fn finish(
     entry.deadline = None;
     entry.due = None;
     entry.receipt = Some(receipt);
+    // A store that was rolled back may tell of a successor that this newer claim overtakes.
+    entry.leaving = None;
     match end {
         End::Succeeded(result) => {
             entry.state = State::Succeeded;

@@ -1,4 +1,4 @@
-use super::{Standing, Written, standing};
+use super::{Standing, Written, adopt, standing};
 use crate::outcome::AttemptEnd;
 use crate::receipt::Receipt;
 use crate::record::{AttemptNote, Entry, Fence, Leaving, Successor};
@@ -18,11 +18,11 @@ pub fn leave(
     note: Option<AttemptNote>,
     receipt: Option<Receipt>,
 ) -> (Written, Option<Entry>) {
-    let fence = fence.unwrap_or_else(|| entry.as_ref().filter(|e| e.hand == copy.hop.hand).map_or(
-        Fence { hand: copy.hop.hand, claim: 0, token: 0 },
-        Entry::fence,
-    ));
-    let mut entry = match standing(entry, copy, fence) {
+    let standing = match fence {
+        Some(fence) => standing(entry, copy, fence),
+        None => unowned(entry, copy, successor),
+    };
+    let mut entry = match standing {
         Standing::Stale => return (Written::Stale, None),
         Standing::Done => return (Written::Already, None),
         Standing::Mine(entry) => *entry,
@@ -47,4 +47,21 @@ pub fn leave(
     entry.leaving = Some(successor);
     entry.deadline = None;
     (Written::Applied, Some(entry))
+}
+
+/// What a death without a run finds: whoever runs the job, or has decided otherwise, stands above
+/// it, and holds a copy of its own.
+fn unowned(entry: Option<Entry>, copy: &JobCopy, successor: Successor) -> Standing {
+    let entry = match entry {
+        Some(entry) if entry.hand >= copy.hop.hand => entry,
+        older => adopt(older, copy),
+    };
+    if entry.hand > copy.hop.hand || entry.moved || entry.state.is_ended() || entry.state == State::Running {
+        return Standing::Stale;
+    }
+    match entry.leaving {
+        Some(decided) if decided == successor => Standing::Done,
+        Some(_) => Standing::Stale,
+        None => Standing::Mine(Box::new(entry)),
+    }
 }

@@ -13,6 +13,8 @@ use crate::wire::{JobCopy, Parked};
 pub fn park(mut entry: Entry, copy: &JobCopy, why: &str, now: Timestamp) -> (Meeting, Option<Entry>) {
     let before = copy.hop.parked.unwrap_or(Parked { since: now, times: 0 });
     if now.since(before.since) >= limits::PARK_TOTAL {
+        // Nobody runs it (an owner that is gone is none): the death is written by `leave`.
+        entry.state = State::Queued;
         return (Meeting::Die("parked_too_long"), Some(entry));
     }
     entry.state = State::Queued;

@@ -1,0 +1,172 @@
+//! One attempt, from the claim to the settlement, as one function.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millhand_broker::{Claim, Release, Settlement, Verdict};
+use millhand_proto::protocol::{Decision, Ended, Meeting, Situation, decide};
+use millhand_proto::{Codec, Leaving, Outcome, Receipt, Successor, Timestamp};
+
+use crate::crew::{Crew, Slot};
+use crate::executors::{Run, Stop};
+use crate::room::Waiting;
+
+/// Runs one job to the end of one attempt. It holds a slot; a job that this worker does not know
+/// has none and only learns that it is parked.
+pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
+    let id = job.copy.id();
+    let stop = Stop::new();
+    let presence = crew.enter(id, stop.clone());
+    let slot_at = crew.backend.now();
+
+    // Claim: leave to run, or what to do instead.
+    let Some(meeting) = claim(&crew, &job, presence.is_none(), slot.is_some()).await else { return };
+    let (fence, suspect, crashes) = match meeting {
+        Meeting::Run { fence, suspect, crashes } => (fence, suspect, crashes),
+        instead => {
+            drop(slot);
+            return crew.settle(settlement(&job, without_run(&instead, &crew))).await;
+        }
+    };
+    crew.claimed(id, fence);
+    let claimed_at = crew.backend.now();
+    let _alone = if suspect { crew.suspects.acquire().await.ok() } else { None };
+
+    // Run.
+    let Some(task) = crew.registry.get(&job.copy.core.task) else { return };
+    let args = job.copy.args();
+    let Some(args) = args else { return };
+    let ran = crew
+        .executors
+        .run(Run {
+            job: id,
+            task: job.copy.core.task.clone(),
+            attempt: job.copy.attempt(),
+            fence,
+            args,
+            stop: stop.clone(),
+            hard: job.copy.core.limits.over(task.limits).hard(),
+            suspect,
+        })
+        .await;
+    let now = crew.backend.now();
+
+    // Decide what follows.
+    let receipt = Receipt {
+        enqueue: micros(job.ready_at.since(job.copy.core.enqueued_at)),
+        queue: micros(job.taken_at.since(job.ready_at)),
+        fetch: micros(job.arrived_at.since(job.taken_at)),
+        room: micros(slot_at.since(job.arrived_at)),
+        claim: micros(claimed_at.since(slot_at)),
+        dispatch: micros(ran.dispatch),
+        run: micros(ran.run),
+        cpu: ran.cpu.map(micros),
+        encode: micros(ran.encode),
+    };
+    let receipt = if job.copy.due().is_some() { Receipt { enqueue: 0, ..receipt } } else { receipt };
+    let ended = Ended {
+        worker: crew.me,
+        started: claimed_at,
+        now,
+        crashes,
+        cancel_asked: matches!(ran.outcome, Outcome::Cancelled) || crew.cancel_asked(id),
+        seed: crate::crew::random(),
+    };
+    let verdict = match decide(ran.outcome, &job.copy, task.retry, ended) {
+        Decision::Succeed(result) => Verdict::Succeed { fence, result, receipt, children: ran.children },
+        Decision::Cancel(note) => Verdict::Cancel { fence, note: Some(note), receipt },
+        Decision::Leave { successor, reason, note } => {
+            Verdict::Leave { fence: Some(fence), successor, reason, note: Some(note), receipt: Some(receipt) }
+        }
+        Decision::GiveBack => Verdict::GiveBack { fence, worker: crew.me },
+    };
+
+    // Settle: the slot is free as soon as the settle window takes what ended.
+    let window = crew.window.acquire().await;
+    if let Some(slot) = slot {
+        slot.free(ran.run);
+    }
+    crew.settle(settlement(&job, verdict)).await;
+    drop(window);
+    drop(presence);
+}
+
+/// Asks for leave to run, again while the store is away. `None` when the worker stops meanwhile:
+/// the delivery comes again.
+async fn claim(crew: &Crew, job: &Waiting, running_here: bool, has_slot: bool) -> Option<Meeting> {
+    let task = crew.registry.get(&job.copy.core.task);
+    let limits = task.map_or(job.copy.core.limits, |t| job.copy.core.limits.over(t.limits));
+    let not_understood = crew.not_understood(&job.copy);
+    debug_assert!(has_slot || not_understood.is_some());
+    let claim = Claim {
+        copy: job.copy.clone(),
+        situation: Situation {
+            worker: crew.me,
+            owner_alive: false,
+            running_here,
+            not_understood,
+            hard_limit: limits.hard(),
+            token: crate::crew::random(),
+            now: Timestamp::default(),
+        },
+    };
+    let mut wait = Duration::from_millis(50);
+    loop {
+        match crew.backend.claim(vec![claim.clone()]).await {
+            Ok(mut meetings) => return meetings.pop(),
+            Err(error) => {
+                tracing::warn!(job = %job.copy.id(), %error, "a claim failed; it is tried again");
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = crew.stopping.cancelled() => return None,
+                }
+                wait = (wait * 2).min(Duration::from_secs(2));
+            }
+        }
+    }
+}
+
+/// What follows when a copy is not run.
+fn without_run(meeting: &Meeting, crew: &Crew) -> Verdict {
+    match *meeting {
+        Meeting::Run { .. } | Meeting::Drop | Meeting::Ended(_) => Verdict::Acknowledge,
+        Meeting::Replay(successor) => Verdict::Replay(successor),
+        Meeting::Busy(until) => Verdict::Release(Release::Busy(until)),
+        Meeting::NotDue(due) => Verdict::Release(Release::NotDue(due)),
+        Meeting::Parked(until) => Verdict::Release(Release::Parked(until)),
+        Meeting::Die(reason) => Verdict::Leave {
+            fence: None,
+            successor: Successor { why: Leaving::Death, due: crew.backend.now() },
+            reason: Some(reason.to_owned()),
+            note: None,
+            receipt: None,
+        },
+    }
+}
+
+pub(crate) fn settlement(job: &Waiting, verdict: Verdict) -> Settlement {
+    Settlement { delivery: job.delivery, copy: job.copy.clone(), verdict }
+}
+
+impl Crew {
+    /// Why this worker cannot run the job, if it cannot.
+    fn not_understood(&self, copy: &millhand_proto::JobCopy) -> Option<String> {
+        let task = &copy.core.task;
+        if self.registry.get(task).is_none() {
+            return Some(format!("task {task} is not known here"));
+        }
+        if copy.core.task_version > 0 {
+            return Some(format!("version {} of task {task} is not known here", copy.core.task_version));
+        }
+        if Codec::try_from(copy.core.codec).is_err() {
+            return Some(format!("codec {} is not known here", copy.core.codec));
+        }
+        let fields: Vec<&str> = copy.not_understood().collect();
+        (!fields.is_empty()).then(|| format!("field {} is not known here", fields.join(", ")))
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+

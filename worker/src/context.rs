@@ -1,0 +1,211 @@
+//! What a handler knows of its job.
+
+use std::any::{Any, TypeId, type_name};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use millhand_client::{InvalidJob, Job};
+use millhand_proto::{Fence, JobCopy, JobId, Parcel, Task, TaskName, Timestamp, limits};
+use tokio_util::sync::CancellationToken;
+
+/// What a handler knows of its job and may ask of its worker. Cheap to clone.
+#[derive(Clone)]
+pub struct Context(Arc<Inner>);
+
+struct Inner {
+    facts: Facts,
+    cancelled: CancellationToken,
+    states: Arc<States>,
+    children: Mutex<Vec<Parcel>>,
+}
+
+/// Which run this is.
+#[derive(Clone, Debug)]
+pub(crate) struct Facts {
+    pub(crate) job: JobId,
+    pub(crate) task: TaskName,
+    pub(crate) attempt: u32,
+    pub(crate) fence: Fence,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// A handler asked for state that the worker was not given.
+#[derive(Debug, thiserror::Error)]
+#[error("no state of type {0} was given to the worker")]
+pub struct MissingState(&'static str);
+
+/// A job that a handler could not enqueue.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EnqueueError {
+    /// The job is not one that can be enqueued.
+    #[error(transparent)]
+    Invalid(#[from] InvalidJob),
+    /// More children than one attempt may have.
+    #[error("one attempt may enqueue at most {} jobs and {} MiB", limits::CHILDREN, limits::CHILDREN_BYTES >> 20)]
+    TooMany,
+}
+
+impl Context {
+    pub(crate) fn new(facts: Facts, cancelled: CancellationToken, states: Arc<States>) -> Self {
+        Self(Arc::new(Inner { facts, cancelled, states, children: Mutex::default() }))
+    }
+
+    /// The job's id.
+    #[must_use]
+    pub fn job_id(&self) -> JobId {
+        self.0.facts.job
+    }
+
+    /// The number of this attempt, from 1.
+    #[must_use]
+    pub fn attempt(&self) -> u32 {
+        self.0.facts.attempt
+    }
+
+    /// The claim of this run. It grows with every run of the job, so that a system that keeps the
+    /// highest one it has seen can refuse a run that was taken for dead.
+    #[must_use]
+    pub fn fence(&self) -> Fence {
+        self.0.facts.fence
+    }
+
+    /// The task's name.
+    #[must_use]
+    pub fn task(&self) -> &TaskName {
+        &self.0.facts.task
+    }
+
+    /// When the attempt is stopped; `None` without a hard limit.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.0.facts.deadline
+    }
+
+    /// Whether the run is to end: its job was cancelled, its worker stops, or its time is over.
+    #[must_use]
+    pub fn is_cancelled(&self) -> bool {
+        self.0.cancelled.is_cancelled()
+    }
+
+    /// Waits until the run is to end.
+    pub async fn cancelled(&self) {
+        self.0.cancelled.cancelled().await;
+    }
+
+    /// What the worker was given with `Worker::state`.
+    ///
+    /// # Errors
+    /// When it was given nothing of this type.
+    pub fn state<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, MissingState> {
+        self.0.states.get().ok_or(MissingState(type_name::<T>()))
+    }
+
+    /// Raises the flag.
+    pub(crate) fn cancel(&self) {
+        self.0.cancelled.cancel();
+    }
+
+    /// Enqueues a job with this one's success: it is durable before this job has ended, and is not
+    /// enqueued when the attempt fails. Its id, unless it was given one, follows from this job's
+    /// and from how many were enqueued before it, so that a second run makes no second child.
+    ///
+    /// # Errors
+    /// When the job is not valid, or the attempt enqueued as many as it may.
+    pub fn enqueue<T: Task>(&self, job: impl Into<Job<T>>) -> Result<JobId, EnqueueError> {
+        let raw = job.into().into_raw()?;
+        let mut children = self.0.children.lock().unwrap_or_else(PoisonError::into_inner);
+        let id = raw.given_id().unwrap_or_else(|| JobId::child_of(self.job_id(), &children.len().to_string()));
+        let mut core = raw.into_core(id, now(), None, None)?;
+        core.parent = Some(self.job_id());
+        let child = JobCopy::first(core);
+        let bytes = children.iter().flat_map(Parcel::jobs).map(JobCopy::len).sum::<usize>() + child.len();
+        if children.len() >= limits::CHILDREN || bytes > limits::CHILDREN_BYTES {
+            return Err(EnqueueError::TooMany);
+        }
+        children.push(Parcel::of(child));
+        Ok(id)
+    }
+
+    pub(crate) fn take_children(&self) -> Vec<Parcel> {
+        std::mem::take(&mut self.0.children.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+fn now() -> Timestamp {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    Timestamp::default().plus(since)
+}
+
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Context").field("facts", &self.0.facts).field("cancelled", &self.is_cancelled()).finish()
+    }
+}
+
+/// Values given to the worker for its handlers, one per type.
+#[derive(Default)]
+pub(crate) struct States(HashMap<TypeId, Arc<dyn Any + Send + Sync>>);
+
+impl States {
+    /// Keeps `value`; an earlier one of its type is replaced.
+    pub(crate) fn insert<T: Send + Sync + 'static>(&mut self, value: T) {
+        self.0.insert(TypeId::of::<T>(), Arc::new(value));
+    }
+
+    fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
+        self.0.get(&TypeId::of::<T>()).cloned()?.downcast().ok()
+    }
+}
+
+impl fmt::Debug for States {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} values", self.0.len())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    pub(crate) fn facts(task: &str) -> Facts {
+        Facts {
+            job: JobId::given("a job"),
+            task: TaskName::new(task).unwrap(),
+            attempt: 1,
+            fence: Fence { hand: 0, claim: 1, token: 7 },
+            deadline: None,
+        }
+    }
+
+    #[test]
+    fn a_second_run_enqueues_the_same_children() {
+        use crate::registry::tests::Double;
+        let cx = || Context::new(facts("t"), CancellationToken::new(), Arc::default());
+        let (first, second) = (cx(), cx());
+        let a = first.enqueue(Double(1)).unwrap();
+        let b = first.enqueue(Job::of(Double(2)).queue("slow")).unwrap();
+        assert_ne!(a, b);
+        assert_eq!(second.enqueue(Double(1)).unwrap(), a);
+        let children = first.take_children();
+        assert_eq!(children.len(), 2);
+        assert_eq!(children[1].jobs()[0].core.parent, Some(first.job_id()));
+        for _ in 1..limits::CHILDREN {
+            second.enqueue(Double(1)).unwrap();
+        }
+        assert!(matches!(second.enqueue(Double(1)), Err(EnqueueError::TooMany)));
+    }
+
+    #[test]
+    fn state_is_found_by_its_type() {
+        let mut states = States::default();
+        states.insert(7_u32);
+        states.insert(String::from("seven"));
+        let cx = Context::new(facts("t"), CancellationToken::new(), Arc::new(states));
+        assert_eq!(*cx.state::<u32>().unwrap(), 7);
+        assert_eq!(*cx.state::<String>().unwrap(), "seven");
+        assert!(cx.state::<u64>().unwrap_err().to_string().contains("u64"));
+    }
+}

@@ -1,0 +1,189 @@
+//! What all attempts of one worker share.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use millhand_broker::{Backend, Settlement};
+use millhand_proto::{Fence, JobId, WorkerId};
+use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
+
+use crate::executors::{Executors, Stop};
+use crate::registry::{Executor, Registry};
+
+/// A random number; a collision would have to meet the same job at the same claim.
+pub(crate) fn random() -> u64 {
+    uuid::Uuid::new_v4().as_u64_pair().1
+}
+
+/// A run that is under way.
+#[derive(Debug)]
+struct Under {
+    stop: Stop,
+    fence: Option<Fence>,
+    cancel_asked: bool,
+    since: Instant,
+}
+
+/// The shared part of a worker.
+pub(crate) struct Crew {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) me: WorkerId,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) executors: Executors,
+    /// Jobs that ended and are not yet remembered.
+    pub(crate) window: Semaphore,
+    /// One suspect runs at a time.
+    pub(crate) suspects: Semaphore,
+    /// Ends when the worker gives up what it has not claimed.
+    pub(crate) stopping: CancellationToken,
+    runs: Mutex<HashMap<JobId, Under>>,
+}
+
+impl Crew {
+    pub(crate) fn new(backend: Arc<dyn Backend>, me: WorkerId, registry: Arc<Registry>, executors: Executors, window: usize) -> Self {
+        Self {
+            backend,
+            me,
+            registry,
+            executors,
+            window: Semaphore::new(window),
+            suspects: Semaphore::new(1),
+            stopping: CancellationToken::new(),
+            runs: Mutex::default(),
+        }
+    }
+
+    fn runs(&self) -> MutexGuard<'_, HashMap<JobId, Under>> {
+        self.runs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that this job is under way here; `None` when another copy of it is.
+    pub(crate) fn enter(self: &Arc<Self>, id: JobId, stop: Stop) -> Option<Presence> {
+        let mut runs = self.runs();
+        if runs.contains_key(&id) {
+            return None;
+        }
+        runs.insert(id, Under { stop, fence: None, cancel_asked: false, since: Instant::now() });
+        Some(Presence { crew: Arc::clone(self), id })
+    }
+
+    pub(crate) fn claimed(&self, id: JobId, fence: Fence) {
+        if let Some(run) = self.runs().get_mut(&id) {
+            run.fence = Some(fence);
+            run.since = Instant::now();
+        }
+    }
+
+    pub(crate) fn cancel_asked(&self, id: JobId) -> bool {
+        self.runs().get(&id).is_some_and(|run| run.cancel_asked)
+    }
+
+    /// A cancel was asked for.
+    pub(crate) fn cancel(&self, id: JobId) {
+        if let Some(run) = self.runs().get_mut(&id) {
+            run.cancel_asked = true;
+            run.stop.cancel();
+        }
+    }
+
+    /// Stops every run: they go back.
+    pub(crate) fn interrupt(&self) {
+        for run in self.runs().values() {
+            run.stop.shutdown();
+        }
+    }
+
+    /// Reads long runs again: a cancel that was asked for, or a claim that is gone, stops them.
+    pub(crate) async fn look_after_long_runs(&self) {
+        let long: Vec<(JobId, Fence)> = self
+            .runs()
+            .iter()
+            .filter(|(_, run)| run.since.elapsed() > Duration::from_secs(5))
+            .filter_map(|(id, run)| run.fence.map(|fence| (*id, fence)))
+            .collect();
+        if long.is_empty() {
+            return;
+        }
+        let Ok(views) = self.backend.read(long.iter().map(|(id, _)| *id).collect()).await else { return };
+        for ((id, fence), view) in long.iter().zip(views) {
+            // A record that is missing was lost, not taken over: the run goes on.
+            let Some(entry) = view.map(|v| v.entry) else { continue };
+            if entry.cancel_asked.is_some() {
+                self.cancel(*id);
+            } else if entry.hand > fence.hand || (entry.hand == fence.hand && entry.claims > fence.claim) {
+                tracing::warn!(job = %id, "another worker claimed the job; this run is stopped");
+                if let Some(run) = self.runs().get(id) {
+                    run.stop.shutdown();
+                }
+            }
+        }
+    }
+
+    /// Settles one job, again while the store is away: what ended is never acknowledged
+    /// unremembered.
+    pub(crate) async fn settle(&self, settlement: Settlement) {
+        let mut wait = Duration::from_millis(50);
+        loop {
+            match self.backend.settle(vec![settlement.clone()]).await {
+                Ok(_) => return,
+                Err(millhand_broker::Error::Closed) => return,
+                Err(error) => {
+                    tracing::warn!(job = %settlement.copy.id(), %error, "a settlement failed; it is tried again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(2));
+                }
+            }
+        }
+    }
+}
+
+/// This job is under way in this worker, until dropped.
+pub(crate) struct Presence {
+    crew: Arc<Crew>,
+    id: JobId,
+}
+
+impl Drop for Presence {
+    fn drop(&mut self) {
+        self.crew.runs().remove(&self.id);
+    }
+}
+
+/// What attempts tell the loop.
+#[derive(Debug)]
+pub(crate) enum Event {
+    /// A delivery came.
+    Delivered(Box<millhand_broker::Delivery>),
+    /// A consumer ended by itself.
+    Deaf(millhand_proto::QueueName),
+    /// A slot is free; how long the job ran, if it ran.
+    Freed(Executor, Option<Duration>),
+    /// An attempt is over.
+    Over,
+}
+
+/// The right to run one job on an executor.
+pub(crate) struct Slot {
+    executor: Executor,
+    events: mpsc::UnboundedSender<Event>,
+    ran: Option<Duration>,
+}
+
+impl Slot {
+    pub(crate) fn new(executor: Executor, events: mpsc::UnboundedSender<Event>) -> Self {
+        Self { executor, events, ran: None }
+    }
+
+    /// Gives the slot back after a run.
+    pub(crate) fn free(mut self, ran: Duration) {
+        self.ran = Some(ran);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        let _ = self.events.send(Event::Freed(self.executor, self.ran));
+    }
+}

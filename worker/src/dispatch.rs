@@ -1,0 +1,391 @@
+//! The loop: deliveries come in, free slots get jobs, mail and beats are seen to.
+
+use std::collections::{HashMap, HashSet};
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millhand_broker::{Backend, Delivery, Flow, Mail, Release, Subscription, Verdict, WorkerBeat};
+use millhand_proto::protocol::must_split;
+use millhand_proto::{Mailbox, QueueName, Timestamp, WorkerId, limits};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::attempt::{attempt, settlement};
+use crate::context::States;
+use crate::crew::{Crew, Event, Slot};
+use crate::executors::{Executors, Sizes};
+use crate::registry::{Executor, Registry};
+use crate::room::{Pace, Room, Waiting};
+use crate::worker::{Slots, WorkerError};
+
+/// How often the room is looked at for jobs that wait too long.
+const ROOM_LOOK: Duration = Duration::from_millis(250);
+
+/// What a worker is to do.
+pub(crate) struct Plan {
+    pub(crate) backend: Arc<dyn Backend>,
+    pub(crate) queues: Vec<QueueName>,
+    pub(crate) slots: Slots,
+    pub(crate) grace: Duration,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) states: Arc<States>,
+    /// Where async tasks run.
+    pub(crate) tasks: tokio::runtime::Handle,
+}
+
+/// How long a worker runs.
+pub(crate) enum Until {
+    /// Until this comes.
+    Told(Pin<Box<dyn Future<Output = ()> + Send>>),
+    /// Until nothing is left to do.
+    Idle,
+}
+
+/// One executor's slots and pace.
+#[derive(Debug, Default)]
+struct Bench {
+    slots: usize,
+    free: usize,
+    pace: Pace,
+    /// Its jobs waited too long: deliveries are held until half of the slots are free.
+    held: bool,
+}
+
+/// One queue's consumer.
+struct Tap {
+    flow: watch::Sender<Flow>,
+    paused: bool,
+}
+
+/// The loop's own state. Nothing here is shared: attempts speak to it by events.
+pub(crate) struct Dispatch {
+    crew: Arc<Crew>,
+    benches: HashMap<Executor, Bench>,
+    room: Room,
+    taps: HashMap<QueueName, Tap>,
+    /// Attempts under way.
+    under_way: usize,
+    /// Jobs per parcel, in the mean, times 16.
+    parcel_jobs: usize,
+    beat: WorkerBeat,
+    events: mpsc::UnboundedSender<Event>,
+}
+
+impl Dispatch {
+    pub(crate) async fn run(plan: Plan, mut until: Until, abandoned: CancellationToken) -> Result<(), WorkerError> {
+        let grace = plan.grace;
+        let idle = matches!(until, Until::Idle);
+        let (mut this, mut inbox, mut mails) = Self::open(plan).await?;
+        let mut beats = tokio::time::interval(limits::BEAT);
+        let mut looks = tokio::time::interval(ROOM_LOOK);
+        looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let ended = loop {
+            this.start_waiting();
+            let told = async {
+                match &mut until {
+                    Until::Told(shutdown) => shutdown.await,
+                    Until::Idle => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                event = inbox.recv() => {
+                    let Some(event) = event else { break Ok(()) };
+                    if let Err(error) = this.see(event).await {
+                        break Err(error);
+                    }
+                    // What came meanwhile is seen before slots are given away.
+                    while let Ok(event) = inbox.try_recv() {
+                        this.see(event).await?;
+                    }
+                    if idle && this.is_quiet() && this.nothing_left().await? {
+                        break Ok(());
+                    }
+                }
+                mail = mails.recv() => this.read_mail(mail).await,
+                _ = beats.tick() => this.beat().await,
+                _ = looks.tick(), if !this.room.is_empty() || idle => {
+                    this.release_overdue();
+                    if idle && this.is_quiet() && this.nothing_left().await? {
+                        break Ok(());
+                    }
+                }
+                () = told => break Ok(()),
+                () = abandoned.cancelled() => break Ok(()),
+            }
+        };
+        this.stop(inbox, mails, if abandoned.is_cancelled() { Duration::ZERO } else { grace }).await;
+        ended
+    }
+
+    async fn open(plan: Plan) -> Result<(Self, mpsc::UnboundedReceiver<Event>, mpsc::Receiver<Mail>), WorkerError> {
+        let me: WorkerId = Mailbox::from_random(*uuid::Uuid::new_v4().as_bytes());
+        let slots = plan.slots;
+        let sizes = Sizes { asyncs: slots.asyncs, threads: slots.threads, processes: slots.processes };
+        let executors = Executors::start(Arc::clone(&plan.registry), sizes, plan.tasks, plan.states)?;
+        let mut benches = HashMap::new();
+        for (executor, slots) in
+            [(Executor::Async, slots.asyncs), (Executor::Thread, slots.threads), (Executor::Process, slots.processes)]
+        {
+            let slots = if plan.registry.uses(executor) { slots } else { 0 };
+            benches.insert(executor, Bench { slots, free: slots, ..Bench::default() });
+        }
+        let all: usize = benches.values().map(|b| b.slots).sum();
+        let window = (4 * all).clamp(1, limits::SETTLE_WINDOW);
+        let crew = Arc::new(Crew::new(Arc::clone(&plan.backend), me, plan.registry, executors, window));
+        let (events, inbox) = mpsc::unbounded_channel();
+        let beat = WorkerBeat {
+            worker: me,
+            host: std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |h| h.trim().to_owned()),
+            pid: std::process::id(),
+            started: plan.backend.now(),
+            queues: plan.queues.clone(),
+            slots: u32::try_from(all).unwrap_or(u32::MAX),
+            running: 0,
+        };
+        let mut this =
+            Self { crew, benches, room: Room::default(), taps: HashMap::new(), under_way: 0, parcel_jobs: 16, beat, events };
+        // The consumers make this process known as a worker before its mailbox is opened.
+        let prefetch = this.prefetch();
+        for queue in plan.queues {
+            let subscription = Subscription { worker: me, queue: queue.clone(), prefetch };
+            let mut consumer = plan.backend.consume(subscription).await?;
+            let events = this.events.clone();
+            let name = queue.clone();
+            tokio::spawn(async move {
+                while let Some(delivery) = consumer.deliveries.recv().await {
+                    if events.send(Event::Delivered(Box::new(delivery))).is_err() {
+                        return;
+                    }
+                }
+                let _ = events.send(Event::Deaf(name));
+            });
+            this.taps.insert(queue, Tap { flow: consumer.flow, paused: false });
+        }
+        let mails = plan.backend.watch(me).await?;
+        this.beat().await;
+        Ok((this, inbox, mails))
+    }
+
+    /// Gives every free slot a waiting job.
+    fn start_waiting(&mut self) {
+        for executor in Executor::ALL {
+            let Some(bench) = self.benches.get_mut(&executor) else { continue };
+            while bench.free > 0 {
+                let Some(job) = self.room.next(executor) else { break };
+                bench.free -= 1;
+                let slot = Slot::new(executor, self.events.clone());
+                self.under_way += 1;
+                spawn(Arc::clone(&self.crew), job, Some(slot), self.events.clone());
+            }
+            if bench.held && bench.free * 2 >= bench.slots {
+                bench.held = false;
+                self.set_flows();
+            }
+        }
+    }
+
+    async fn see(&mut self, event: Event) -> Result<(), WorkerError> {
+        match event {
+            Event::Delivered(delivery) => self.delivered(*delivery).await,
+            Event::Freed(executor, ran) => {
+                let Some(bench) = self.benches.get_mut(&executor) else { return Ok(()) };
+                bench.free += 1;
+                if let Some(ran) = ran {
+                    let before = bench.pace.room(bench.slots);
+                    bench.pace.ran(ran);
+                    let after = bench.pace.room(bench.slots);
+                    // Told only of real changes: each wakes the consumers.
+                    if after > before * 2 || after * 2 < before {
+                        self.set_flows();
+                    }
+                }
+            }
+            Event::Over => self.under_way -= 1,
+            Event::Deaf(queue) => return Err(WorkerError::Deaf(queue)),
+        }
+        Ok(())
+    }
+
+    async fn delivered(&mut self, delivery: Delivery) {
+        let Delivery { id, parcel, redeliveries, ready_at, taken_at } = delivery;
+        let arrived_at: Timestamp = self.crew.backend.now();
+        let split = must_split(&parcel, redeliveries);
+        self.parcel_jobs = (self.parcel_jobs * 15 + parcel.jobs().len() * 16) / 16;
+        for copy in parcel.into_jobs() {
+            let executor = self.crew.registry.get(&copy.core.task).map(|task| task.executor);
+            let job = Waiting { delivery: id, copy, ready_at, taken_at, arrived_at, since: Instant::now() };
+            if split || self.taps.get(&job.copy.core.queue).is_some_and(|tap| tap.paused) {
+                self.hand_back(vec![job]);
+                continue;
+            }
+            match executor {
+                Some(executor) if self.benches.get(&executor).is_some_and(|b| b.slots > 0) => self.room.put(executor, job),
+                // Not known here: it learns so without a slot.
+                _ => {
+                    self.under_way += 1;
+                    spawn(Arc::clone(&self.crew), job, None, self.events.clone());
+                }
+            }
+        }
+    }
+
+    /// Puts unclaimed jobs back into their queue.
+    fn hand_back(&mut self, jobs: Vec<Waiting>) {
+        for job in jobs {
+            let crew = Arc::clone(&self.crew);
+            let over = Over(self.events.clone());
+            self.under_way += 1;
+            tokio::spawn(async move {
+                crew.settle(settlement(&job, Verdict::Release(Release::Now))).await;
+                drop(over);
+            });
+        }
+    }
+
+    /// No job waits behind long ones while another worker idles: after a second it goes back.
+    fn release_overdue(&mut self) {
+        let now = Instant::now();
+        for executor in Executor::ALL {
+            let late = self.room.overdue(executor, now);
+            if late.is_empty() {
+                continue;
+            }
+            tracing::debug!(%executor, jobs = late.len(), "no slot within a second; jobs go back");
+            if let Some(bench) = self.benches.get_mut(&executor) {
+                bench.held = true;
+            }
+            self.set_flows();
+            self.hand_back(late);
+        }
+    }
+
+    /// Unsettled parcels that each consumer may deliver: the slots and the room, in parcels.
+    fn prefetch(&self) -> usize {
+        let jobs: usize = self.benches.values().filter(|b| !b.held).map(|b| b.slots + b.pace.room(b.slots)).sum();
+        (jobs * 16 / self.parcel_jobs.max(16)).max(1)
+    }
+
+    fn set_flows(&self) {
+        let held = self.benches.values().any(|b| b.held);
+        let open = Flow::Open(self.prefetch());
+        for tap in self.taps.values() {
+            let flow = if tap.paused || held { Flow::Held } else { open };
+            tap.flow.send_if_modified(|now| {
+                let changed = *now != flow;
+                *now = flow;
+                changed
+            });
+        }
+    }
+
+    async fn read_mail(&mut self, mail: Option<Mail>) {
+        match mail {
+            Some(Mail::Cancel(id)) => self.crew.cancel(id),
+            Some(Mail::Control | Mail::Lost) => self.read_pauses().await,
+            Some(Mail::Ended(_)) | None => {}
+        }
+    }
+
+    async fn read_pauses(&mut self) {
+        let Ok(views) = self.crew.backend.queues().await else { return };
+        let paused: HashSet<QueueName> = views.into_iter().filter(|q| q.paused.is_some()).map(|q| q.name).collect();
+        let mut changed = false;
+        for (queue, tap) in &mut self.taps {
+            let pause = paused.contains(queue);
+            changed |= tap.paused != pause;
+            tap.paused = pause;
+        }
+        if changed {
+            self.set_flows();
+            let back = self.room.take(|queue| paused.contains(queue));
+            self.hand_back(back);
+        }
+    }
+
+    async fn beat(&mut self) {
+        let busy: usize = self.benches.values().map(|b| b.slots - b.free.min(b.slots)).sum();
+        self.beat.running = u32::try_from(busy).unwrap_or(u32::MAX);
+        if let Err(error) = self.crew.backend.beat(self.beat.clone()).await {
+            tracing::warn!(%error, "the beat failed");
+        }
+        self.crew.look_after_long_runs().await;
+        self.read_pauses().await;
+    }
+
+    fn is_quiet(&self) -> bool {
+        self.under_way == 0 && self.room.is_empty()
+    }
+
+    /// For `run_until_idle`: whether nothing is left; moves a standing clock to the next job.
+    async fn nothing_left(&mut self) -> Result<bool, WorkerError> {
+        let pending = self.crew.backend.pending(self.beat.queues.clone()).await?;
+        if pending.ready > 0 || pending.held > 0 {
+            return Ok(false);
+        }
+        match pending.next_due {
+            Some(due) => {
+                self.crew.backend.advance_to(due);
+                Ok(false)
+            }
+            None => Ok(true),
+        }
+    }
+
+    /// Takes no more; running jobs finish within the grace; the rest goes back.
+    async fn stop(mut self, mut inbox: mpsc::UnboundedReceiver<Event>, mut mails: mpsc::Receiver<Mail>, grace: Duration) {
+        self.taps.clear();
+        let unclaimed = self.room.take(|_| true);
+        self.hand_back(unclaimed);
+        self.crew.stopping.cancel();
+        let deadline = tokio::time::sleep(grace);
+        tokio::pin!(deadline);
+        let second = crate::worker::shutdown_signal();
+        tokio::pin!(second);
+        let mut told = false;
+        while self.under_way > 0 {
+            tokio::select! {
+                event = inbox.recv() => match event {
+                    Some(Event::Over) => self.under_way -= 1,
+                    // Its consumer was told to end; what still came goes back below.
+                    Some(_) => {}
+                    None => break,
+                },
+                // A cancel reaches running jobs also now.
+                mail = mails.recv(), if !mails.is_closed() => self.read_mail(mail).await,
+                () = &mut deadline, if !told => {
+                    told = true;
+                    self.crew.interrupt();
+                }
+                () = &mut second, if !told => {
+                    told = true;
+                    self.crew.interrupt();
+                }
+            }
+        }
+        if let Err(error) = self.crew.backend.leave(self.crew.me).await {
+            tracing::warn!(%error, "could not say that this worker is gone; others will notice");
+        }
+        if let Some(crew) = Arc::into_inner(self.crew) {
+            crew.executors.stop().await;
+        }
+    }
+}
+
+/// Says that an attempt is over, also when it panicked.
+struct Over(mpsc::UnboundedSender<Event>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        let _ = self.0.send(Event::Over);
+    }
+}
+
+fn spawn(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>, events: mpsc::UnboundedSender<Event>) {
+    let over = Over(events);
+    tokio::spawn(async move {
+        attempt(crew, job, slot).await;
+        drop(over);
+    });
+}

@@ -1,0 +1,222 @@
+//! Where jobs run. One door, [`Executors::run`], before three executors; it never fails, whatever
+//! the job does: every end is an outcome.
+
+mod async_tasks;
+mod capture;
+mod commands;
+pub(crate) mod frames;
+mod group;
+mod processes;
+mod threads;
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+use millhand_proto::{ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) use self::threads::guarded;
+use crate::context::{Context, Facts, States};
+use crate::registry::{Executor, Handled, Handler, Registry};
+
+/// How long a run that was asked to stop may take before it is ended from outside.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How many jobs may run at once on each executor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    pub(crate) asyncs: usize,
+    pub(crate) threads: usize,
+    pub(crate) processes: usize,
+}
+
+/// One attempt, claimed and with its slot.
+pub(crate) struct Run {
+    pub(crate) job: JobId,
+    pub(crate) task: TaskName,
+    pub(crate) attempt: u32,
+    pub(crate) fence: Fence,
+    pub(crate) args: Payload,
+    pub(crate) stop: Stop,
+    /// The hard limit. A thread is only asked to stop at it.
+    pub(crate) hard: Option<Duration>,
+    /// A worker died under the job before: it gets a child process of its own.
+    pub(crate) suspect: bool,
+}
+
+/// How the attempt ended, and where its time went.
+#[derive(Debug)]
+pub(crate) struct Ran {
+    pub(crate) outcome: Outcome,
+    /// Everything but `run` and `encode`: the hand-over to the executor, and the answer's way back.
+    pub(crate) dispatch: Duration,
+    pub(crate) run: Duration,
+    pub(crate) cpu: Option<Duration>,
+    pub(crate) encode: Duration,
+    /// Jobs that a successful attempt enqueued.
+    pub(crate) children: Vec<Parcel>,
+}
+
+/// Ends a run from outside.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Stop {
+    asked: CancellationToken,
+    at_once: CancellationToken,
+    first: Arc<OnceLock<Why>>,
+}
+
+/// Why a run is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Why {
+    Cancel,
+    Shutdown,
+}
+
+impl Stop {
+    pub(crate) fn new() -> Self {
+        Self::default()
+    }
+
+    /// The job was cancelled: it is asked to end, and made to after a grace.
+    pub(crate) fn cancel(&self) {
+        let _ = self.first.set(Why::Cancel);
+        self.asked.cancel();
+    }
+
+    /// The worker stops at once.
+    pub(crate) fn shutdown(&self) {
+        let _ = self.first.set(Why::Shutdown);
+        self.asked.cancel();
+        self.at_once.cancel();
+    }
+
+    /// How a run ends that was stopped: by what was asked first.
+    fn outcome(&self) -> Outcome {
+        match self.first.get() {
+            Some(Why::Shutdown) => Outcome::Interrupted,
+            Some(Why::Cancel) | None => Outcome::Cancelled,
+        }
+    }
+
+    /// A run that was asked to stop and then ended with an error ended because of that.
+    fn explains(&self, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Failed { .. } if self.asked.is_cancelled() => self.outcome(),
+            other => other,
+        }
+    }
+}
+
+impl Run {
+    /// The hard limit as a future; without one it never comes.
+    async fn timed_out(&self) -> Duration {
+        match self.hard {
+            Some(limit) => tokio::time::sleep(limit).await,
+            None => std::future::pending().await,
+        }
+        self.hard.unwrap_or_default()
+    }
+}
+
+/// What an executor answers. Timings that it does not know are `None`.
+struct Ended {
+    outcome: Outcome,
+    run: Option<Duration>,
+    encode: Duration,
+    cpu: Option<Duration>,
+    children: Vec<Parcel>,
+}
+
+impl Ended {
+    /// An end from outside, or one whose timings went with it.
+    fn only(outcome: Outcome) -> Self {
+        Self { outcome, run: None, encode: Duration::ZERO, cpu: None, children: Vec::new() }
+    }
+
+    fn failed(text: impl Into<String>) -> Self {
+        Self::only(Outcome::Failed { error: ErrorText::new(text), retry_in: None })
+    }
+
+    fn crashed(text: impl Into<String>) -> Self {
+        Self::only(Outcome::Crashed(ErrorText::new(text)))
+    }
+
+    fn of(handled: Handled, cpu: Option<Duration>, cx: &Context) -> Self {
+        let Handled { outcome, run, encode } = handled;
+        Self { outcome, run: Some(run), encode, cpu, children: cx.take_children() }
+    }
+}
+
+/// The executors of one worker.
+pub(crate) struct Executors {
+    registry: Arc<Registry>,
+    states: Arc<States>,
+    tasks: tokio::runtime::Handle,
+    threads: threads::Threads,
+    processes: processes::Processes,
+}
+
+impl Executors {
+    /// Starts the threads; child processes start when they are first used. To be called, and run,
+    /// inside the worker's own runtime, which drives the children's I/O; async tasks run on `tasks`.
+    pub(crate) fn start(
+        registry: Arc<Registry>,
+        sizes: Sizes,
+        tasks: tokio::runtime::Handle,
+        states: Arc<States>,
+    ) -> std::io::Result<Self> {
+        let threads = if registry.uses(Executor::Thread) { sizes.threads.max(1) } else { 0 };
+        Ok(Self {
+            threads: threads::Threads::start(threads)?,
+            processes: processes::Processes::new(processes::ChildCommand::this_program()?, sizes.processes),
+            registry,
+            states,
+            tasks,
+        })
+    }
+
+    /// Runs one attempt to its end.
+    ///
+    /// Dropping the future ends an async run and a process, but no thread.
+    pub(crate) async fn run(&self, run: Run) -> Ran {
+        let started = Instant::now();
+        let Ended { outcome, run: ran, encode, cpu, children } = self.dispatch(&run).await;
+        let whole = started.elapsed();
+        let ran = ran.unwrap_or(whole).min(whole);
+        let encode = encode.min(whole - ran);
+        let children = if matches!(outcome, Outcome::Succeeded(_)) { children } else { Vec::new() };
+        Ran { outcome, dispatch: whole - ran - encode, run: ran, cpu, encode, children }
+    }
+
+    async fn dispatch(&self, run: &Run) -> Ended {
+        let Some(task) = self.registry.get(&run.task) else {
+            return Ended::failed(format!("task {} is not registered here", run.task));
+        };
+        match &task.handler {
+            Handler::Async(handler) => async_tasks::run(&self.tasks, handler, run, self.context(run)).await,
+            Handler::Thread(handler) => self.threads.run(handler, run, self.context(run)).await,
+            Handler::Process(_) => self.processes.run(run).await,
+            Handler::Command(command) => commands::run(command, run).await,
+        }
+    }
+
+    fn context(&self, run: &Run) -> Context {
+        let facts = Facts {
+            job: run.job,
+            task: run.task.clone(),
+            attempt: run.attempt,
+            fence: run.fence,
+            deadline: run.hard.and_then(|limit| Instant::now().checked_add(limit)),
+        };
+        Context::new(facts, run.stop.asked.child_token(), Arc::clone(&self.states))
+    }
+
+    /// Ends children and threads. A thread whose handler does not return is left behind.
+    pub(crate) async fn stop(self) {
+        self.processes.stop().await;
+        self.threads.stop().await;
+    }
+}
+
+#[cfg(test)]
+mod tests;

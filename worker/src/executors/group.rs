@@ -1,0 +1,90 @@
+//! A process with its group: what is started for a job ends with it, grandchildren included.
+
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+
+use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::process::{Child, Command};
+
+/// A started process that leads a group of its own. Dropping it kills the group.
+pub(super) struct Group {
+    pub(super) leader: Child,
+    pid: Option<Pid>,
+}
+
+impl Group {
+    /// Starts `command` at the head of a new group.
+    ///
+    /// There is no `pre_exec`: it would force a fork, whose cost grows with this process's memory.
+    pub(super) fn spawn(command: &mut Command) -> std::io::Result<Self> {
+        let leader = command.process_group(0).kill_on_drop(true).spawn()?;
+        let pid = leader.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        Ok(Self { leader, pid })
+    }
+
+    pub(super) fn signal(&self, signal: Signal) {
+        if let Some(pid) = self.pid {
+            // An error says that nobody is left.
+            let _ = kill_process_group(pid, signal);
+        }
+    }
+
+    /// Kills all of the group and waits for its leader.
+    pub(super) async fn kill(&mut self) -> Option<ExitStatus> {
+        self.signal(Signal::KILL);
+        let status = self.leader.wait().await.ok();
+        self.forget();
+        status
+    }
+
+    /// After the leader ended by itself: kills what it left behind. To be called at once, before
+    /// its number can belong to another process.
+    pub(super) fn kill_rest(&mut self) {
+        self.signal(Signal::KILL);
+        self.forget();
+    }
+
+    fn forget(&mut self) {
+        self.pid = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        self.signal(Signal::KILL);
+    }
+}
+
+/// How a process ended, in words: `exit code 3`, `killed by SIGSEGV`.
+pub(super) fn end_in_words(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("exit code {code}"),
+        (None, Some(number)) => format!("killed by {}", signal_name(number)),
+        (None, None) => status.to_string(),
+    }
+}
+
+fn signal_name(number: i32) -> String {
+    const NAMES: [(Signal, &str); 18] = [
+        (Signal::ABORT, "SIGABRT"),
+        (Signal::ALARM, "SIGALRM"),
+        (Signal::BUS, "SIGBUS"),
+        (Signal::FPE, "SIGFPE"),
+        (Signal::HUP, "SIGHUP"),
+        (Signal::ILL, "SIGILL"),
+        (Signal::INT, "SIGINT"),
+        (Signal::KILL, "SIGKILL"),
+        (Signal::PIPE, "SIGPIPE"),
+        (Signal::PROF, "SIGPROF"),
+        (Signal::QUIT, "SIGQUIT"),
+        (Signal::SEGV, "SIGSEGV"),
+        (Signal::SYS, "SIGSYS"),
+        (Signal::TERM, "SIGTERM"),
+        (Signal::TRAP, "SIGTRAP"),
+        (Signal::USR1, "SIGUSR1"),
+        (Signal::USR2, "SIGUSR2"),
+        (Signal::XCPU, "SIGXCPU"),
+    ];
+    let named = NAMES.iter().find(|(signal, _)| signal.as_raw() == number);
+    named.map_or_else(|| format!("signal {number}"), |(_, name)| (*name).to_owned())
+}

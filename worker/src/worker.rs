@@ -1,0 +1,273 @@
+//! The worker: put together, started, stopped.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use millhand_broker::Backend;
+use millhand_proto::{NameError, QueueName, Task};
+use tokio_util::sync::CancellationToken;
+
+use crate::child;
+use crate::context::{Context, States};
+use crate::dispatch::{Dispatch, Plan, Until};
+use crate::failure::Failure;
+use crate::registry::{CommandTask, ConfigError, Registry, TaskOptions};
+
+/// How many jobs may run at once on each executor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Slots {
+    /// Async tasks, which wait most of their time.
+    pub asyncs: usize,
+    /// Threads; by default one per core.
+    pub threads: usize,
+    /// Child processes and commands; by default one per core.
+    pub processes: usize,
+}
+
+impl Default for Slots {
+    fn default() -> Self {
+        // Respects the quota of a container.
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        Self { asyncs: 100, threads: cores, processes: cores }
+    }
+}
+
+/// Why a worker ended otherwise than by being stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerError {
+    /// It was put together wrongly.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A queue's name cannot be used.
+    #[error(transparent)]
+    Queue(#[from] NameError),
+    /// The back end cannot be used.
+    #[error("the worker cannot use its back end: {0}")]
+    Backend(#[from] millhand_broker::Error),
+    /// The machine refused a thread or the like.
+    #[error("the worker cannot start: {0}")]
+    Start(#[from] std::io::Error),
+    /// Deliveries ended by themselves.
+    #[error("deliveries from queue {0} ended; the worker stops so that another can take its place")]
+    Deaf(QueueName),
+    /// The worker's own thread ended without an answer.
+    #[error("the worker's loop ended without an answer")]
+    Lost,
+}
+
+/// Runs jobs: each task on the executor that its registration chose.
+pub struct Worker {
+    backend: Arc<dyn Backend>,
+    queues: Vec<String>,
+    slots: Slots,
+    grace: Duration,
+    registry: Registry,
+    states: States,
+}
+
+impl std::fmt::Debug for Worker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let tasks: Vec<_> = self.registry.tasks().map(|(name, task)| format!("{name} ({})", task.executor)).collect();
+        f.debug_struct("Worker").field("queues", &self.queues).field("slots", &self.slots).field("tasks", &tasks).finish()
+    }
+}
+
+impl Worker {
+    /// A worker of the queue `default` without tasks.
+    #[must_use]
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self {
+            backend,
+            queues: vec!["default".into()],
+            slots: Slots::default(),
+            grace: Duration::from_secs(30),
+            registry: Registry::default(),
+            states: States::default(),
+        }
+    }
+
+    /// The queues to take jobs from, instead of `default`.
+    #[must_use]
+    pub fn queues(mut self, queues: impl IntoIterator<Item = impl Into<String>>) -> Self {
+        self.queues = queues.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// How many jobs may run at once on each executor.
+    #[must_use]
+    pub fn slots(mut self, slots: Slots) -> Self {
+        self.slots = slots;
+        self
+    }
+
+    /// How long running jobs may go on when the worker stops; 30 s by default.
+    #[must_use]
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.grace = grace;
+        self
+    }
+
+    /// A value that handlers get with [`Context::state`].
+    #[must_use]
+    pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.states.insert(value);
+        self
+    }
+
+    /// Runs a task as a future, on the runtime that [`run`](Self::run) is called on: for work that
+    /// waits.
+    #[must_use]
+    pub fn on_async<T, F, Fut>(self, handler: F) -> Self
+    where
+        T: Task,
+        F: Fn(T, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T::Output, Failure>> + Send + 'static,
+    {
+        self.on_async_with(TaskOptions::default(), handler)
+    }
+
+    /// [`on_async`](Self::on_async) with limits and policy.
+    #[must_use]
+    pub fn on_async_with<T, F, Fut>(mut self, options: TaskOptions, handler: F) -> Self
+    where
+        T: Task,
+        F: Fn(T, Context) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<T::Output, Failure>> + Send + 'static,
+    {
+        self.registry.on_async(handler, options);
+        self
+    }
+
+    /// Runs a task on a thread of a fixed pool: for short CPU work that is trusted.
+    #[must_use]
+    pub fn on_thread<T, F>(self, handler: F) -> Self
+    where
+        T: Task,
+        F: Fn(T, Context) -> Result<T::Output, Failure> + Send + Sync + 'static,
+    {
+        self.on_thread_with(TaskOptions::default(), handler)
+    }
+
+    /// [`on_thread`](Self::on_thread) with limits and policy.
+    #[must_use]
+    pub fn on_thread_with<T, F>(mut self, options: TaskOptions, handler: F) -> Self
+    where
+        T: Task,
+        F: Fn(T, Context) -> Result<T::Output, Failure> + Send + Sync + 'static,
+    {
+        self.registry.on_thread(handler, options);
+        self
+    }
+
+    /// Runs a task in a child process: for long or dangerous CPU work. The child is this program,
+    /// started again with the same arguments: all of `main` before `run` runs there too.
+    #[must_use]
+    pub fn on_process<T, F>(self, handler: F) -> Self
+    where
+        T: Task,
+        F: Fn(T, Context) -> Result<T::Output, Failure> + Send + Sync + 'static,
+    {
+        self.on_process_with(TaskOptions::default(), handler)
+    }
+
+    /// [`on_process`](Self::on_process) with limits and policy.
+    #[must_use]
+    pub fn on_process_with<T, F>(mut self, options: TaskOptions, handler: F) -> Self
+    where
+        T: Task,
+        F: Fn(T, Context) -> Result<T::Output, Failure> + Send + Sync + 'static,
+    {
+        self.registry.on_process(handler, options);
+        self
+    }
+
+    /// Runs a command as a task.
+    #[must_use]
+    pub fn command(mut self, task: CommandTask) -> Self {
+        self.registry.command(task);
+        self
+    }
+
+    /// Whether the worker is put together rightly.
+    ///
+    /// # Errors
+    /// The first mistake: a name, a task registered twice, a limit that cannot be kept.
+    pub fn check(&self) -> Result<(), WorkerError> {
+        for queue in &self.queues {
+            QueueName::new(queue)?;
+        }
+        Ok(self.registry.check()?)
+    }
+
+    /// Takes and runs jobs until `shutdown` comes; then takes no more, lets running jobs finish
+    /// within the grace, and hands back the rest. A second SIGTERM or SIGINT hands back at once.
+    ///
+    /// In a child process it serves the parent instead and does not return.
+    ///
+    /// # Errors
+    /// When the worker is put together wrongly, its back end cannot be used, or deliveries end.
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send + 'static) -> Result<(), WorkerError> {
+        self.start(Until::Told(Box::pin(shutdown))).await
+    }
+
+    /// Runs jobs until none is left, delayed ones and retries included; on a standing clock
+    /// ([`millhand_broker::memory::Memory::standing`]) time jumps to the next one. For tests: tasks
+    /// of the process executor run on threads, since a test binary cannot be started again.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub async fn run_until_idle(mut self) -> Result<(), WorkerError> {
+        self.registry.processes_on_threads();
+        self.start(Until::Idle).await
+    }
+
+    async fn start(self, until: Until) -> Result<(), WorkerError> {
+        self.check()?;
+        let registry = Arc::new(self.registry);
+        let states = Arc::new(self.states);
+        if child::is_child() {
+            child::serve(registry, states);
+        }
+        let queues = self.queues.iter().map(|q| QueueName::new(q)).collect::<Result<Vec<_>, _>>()?;
+        let plan = Plan {
+            backend: self.backend,
+            queues,
+            slots: self.slots,
+            grace: self.grace,
+            registry,
+            states,
+            tasks: tokio::runtime::Handle::current(),
+        };
+        // The loop, the broker's I/O and the children's have a runtime and a thread of their own,
+        // so that no task code can stand in their way.
+        let (answer, done) = tokio::sync::oneshot::channel();
+        let abandoned = CancellationToken::new();
+        let guard = abandoned.clone().drop_guard();
+        std::thread::Builder::new().name("millhand-loop".into()).spawn(move || {
+            let ended = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .map_err(WorkerError::from)
+                .and_then(|runtime| runtime.block_on(Dispatch::run(plan, until, abandoned)));
+            let _ = answer.send(ended);
+        })?;
+        let ended = done.await.unwrap_or(Err(WorkerError::Lost));
+        drop(guard);
+        ended
+    }
+}
+
+/// The first SIGTERM or SIGINT.
+pub async fn shutdown_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::warn!("signals cannot be listened for");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+}
