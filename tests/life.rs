@@ -67,8 +67,14 @@ async fn a_job_that_fails_twice_shows_three_attempts_and_growing_delays() {
     let entry = client.get(handle.id()).await.unwrap().unwrap().entry;
     assert_eq!((entry.attempts, entry.notes.len(), entry.hand), (3, 2, 2));
     let waits: Vec<Duration> = entry.notes.iter().map(|n| n.next.unwrap().since(n.ended)).collect();
-    assert!(waits[0] >= Duration::from_millis(7500) && waits[0] <= Duration::from_secs(15), "{waits:?}");
-    assert!(waits[1] >= Duration::from_secs(15) && waits[1] <= Duration::from_secs(30), "{waits:?}");
+    assert!(
+        waits[0] >= Duration::from_millis(7500) && waits[0] <= Duration::from_secs(15),
+        "{waits:?}"
+    );
+    assert!(
+        waits[1] >= Duration::from_secs(15) && waits[1] <= Duration::from_secs(30),
+        "{waits:?}"
+    );
     assert_eq!(entry.notes[0].error.as_ref().unwrap().as_str(), "not yet");
 }
 
@@ -98,7 +104,17 @@ async fn jobs_die_with_their_reason_and_come_back_when_retried() {
         assert_eq!(view.entry.state, State::Dead, "{reason}");
         assert_eq!(view.entry.reason.as_deref(), Some(reason));
         assert_eq!(view.entry.attempts, attempts);
-        assert!(view.entry.notes.last().unwrap().error.as_ref().unwrap().as_str().contains(error));
+        assert!(
+            view.entry
+                .notes
+                .last()
+                .unwrap()
+                .error
+                .as_ref()
+                .unwrap()
+                .as_str()
+                .contains(error)
+        );
         assert!(view.args.is_some(), "a dead job keeps its arguments");
     }
     let failure = worn_out.wait(LONG).await.unwrap().unwrap_err();
@@ -127,9 +143,17 @@ async fn cancelled_and_expired_jobs_never_run() {
     let backend = millhand::memory().unwrap();
     let client = Client::new(Arc::clone(&backend));
     let cancelled = client.enqueue(act("ok")).await.unwrap();
-    let later = client.enqueue(Job::of(act("ok")).delay(Duration::from_secs(60))).await.unwrap();
-    let expired =
-        client.enqueue(Job::of(act("ok")).delay(Duration::from_secs(60)).expires_in(Duration::from_secs(30))).await;
+    let later = client
+        .enqueue(Job::of(act("ok")).delay(Duration::from_secs(60)))
+        .await
+        .unwrap();
+    let expired = client
+        .enqueue(
+            Job::of(act("ok"))
+                .delay(Duration::from_secs(60))
+                .expires_in(Duration::from_secs(30)),
+        )
+        .await;
     client.cancel(cancelled.id()).await.unwrap();
     client.cancel(later.id()).await.unwrap();
     worker(&backend).run_until_idle().await.unwrap();
@@ -138,7 +162,10 @@ async fn cancelled_and_expired_jobs_never_run() {
         assert_eq!((entry.state, entry.attempts), (State::Cancelled, 0));
     }
     if let Ok(expired) = expired {
-        assert_eq!(client.get(expired.id()).await.unwrap().unwrap().entry.state, State::Expired);
+        assert_eq!(
+            client.get(expired.id()).await.unwrap().unwrap().entry.state,
+            State::Expired
+        );
     }
 }
 
@@ -169,7 +196,10 @@ async fn an_unknown_task_is_parked_for_a_day_and_then_dies() {
     let handle = client.enqueue(act("ok")).await.unwrap();
     Worker::new(Arc::clone(&backend)).run_until_idle().await.unwrap();
     let entry = client.get(handle.id()).await.unwrap().unwrap().entry;
-    assert_eq!((entry.state, entry.reason.as_deref()), (State::Dead, Some("parked_too_long")));
+    assert_eq!(
+        (entry.state, entry.reason.as_deref()),
+        (State::Dead, Some("parked_too_long"))
+    );
     assert!(entry.parked.unwrap().why.contains("act"));
     assert_eq!(entry.attempts, 0);
 }
@@ -183,7 +213,9 @@ async fn a_thousand_jobs_in_parcels_on_a_file_end_once_with_the_right_results() 
     for pack in [1, 50] {
         let jobs = (0..500).map(|_| act("ok"));
         for enqueued in client.enqueue_packed(pack, jobs).await {
-            let Enqueued::Accepted(id) = enqueued else { panic!("{enqueued:?}") };
+            let Enqueued::Accepted(id) = enqueued else {
+                panic!("{enqueued:?}")
+            };
             ids.push(id);
         }
     }

@@ -31,6 +31,9 @@ pub type Result<T> = std::result::Result<T, Error>;
 
 impl Error {
     pub(crate) fn unreachable(what: &str, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        Self::Unreachable { what: what.to_owned(), source: source.into() }
+        Self::Unreachable {
+            what: what.to_owned(),
+            source: source.into(),
+        }
     }
 }

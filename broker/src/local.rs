@@ -63,7 +63,13 @@ impl Local {
         let writer = Committer::start(schema::open(path)?, Mode::Write, place.clone())?;
         let reader = Committer::start(schema::open(path)?, Mode::Read, place.clone())?;
         let dir = presence::folder(path);
-        Ok(Arc::new(Self::new(place, writer, Some(reader), Clock::system(), Some(dir))))
+        Ok(Arc::new(Self::new(
+            place,
+            writer,
+            Some(reader),
+            Clock::system(),
+            Some(dir),
+        )))
     }
 
     fn new(place: String, writer: Committer, reader: Option<Committer>, clock: Clock, dir: Option<PathBuf>) -> Self {
@@ -98,7 +104,9 @@ impl Local {
     async fn look<R: Send + 'static>(&self, work: impl Fn(&Engine<'_>) -> Sql<R> + Send + 'static) -> Result<R> {
         let clock = self.clock.clone();
         let place = self.reader.as_ref().unwrap_or(&self.writer);
-        place.call(move |connection| work(&Engine::new(connection, clock.now()))).await
+        place
+            .call(move |connection| work(&Engine::new(connection, clock.now())))
+            .await
     }
 
     fn tell(&self, effects: &Effects) {
@@ -149,7 +157,10 @@ impl Local {
                 std::thread::sleep(LOOK);
             }
         };
-        std::thread::Builder::new().name("millhand-watch".into()).spawn(run).map_err(|e| Error::unreachable("a thread", e))?;
+        std::thread::Builder::new()
+            .name("millhand-watch".into())
+            .spawn(run)
+            .map_err(|e| Error::unreachable("a thread", e))?;
         Ok(())
     }
 
@@ -169,7 +180,8 @@ impl Local {
         }
         if sweep {
             let clock = self.clock.clone();
-            self.writer.call_blocking(move |connection| Engine::new(connection, clock.now()).sweep(1000))?;
+            self.writer
+                .call_blocking(move |connection| Engine::new(connection, clock.now()).sweep(1000))?;
         }
         Ok(())
     }
@@ -182,7 +194,12 @@ pub(crate) struct Shared(pub(crate) Arc<Local>);
 impl Shared {
     async fn push(&self, parcels: Vec<Parcel>) -> Vec<Pushed> {
         let count = parcels.len();
-        let pushed = self.0.write(move |engine| parcels.iter().map(|p| engine.push(p, &p.encode())).collect::<Sql<Vec<_>>>());
+        let pushed = self.0.write(move |engine| {
+            parcels
+                .iter()
+                .map(|p| engine.push(p, &p.encode()))
+                .collect::<Sql<Vec<_>>>()
+        });
         match pushed.await {
             Ok(pushed) => pushed,
             Err(error) => vec![Pushed::Unknown(error.to_string()); count],
@@ -196,7 +213,9 @@ impl Shared {
             Some(dir) => presence::alive(dir, worker),
             None => ledger.knows(worker),
         };
-        self.0.write(move |engine| claims.iter().map(|claim| engine.claim(claim, &alive)).collect()).await
+        self.0
+            .write(move |engine| claims.iter().map(|claim| engine.claim(claim, &alive)).collect())
+            .await
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
@@ -227,13 +246,17 @@ impl Shared {
             .map(pump::row)
             .collect();
         if !ended.is_empty() {
-            self.0.write(move |engine| ended.iter().try_for_each(|row| engine.tables.delete(*row))).await?;
+            self.0
+                .write(move |engine| ended.iter().try_for_each(|row| engine.tables.delete(*row)))
+                .await?;
         }
         Ok(settled)
     }
 
     async fn act(&self, acts: Vec<Act>) -> Result<Vec<Acted>> {
-        self.0.write(move |engine| acts.iter().map(|act| engine.act(act)).collect()).await
+        self.0
+            .write(move |engine| acts.iter().map(|act| engine.act(act)).collect())
+            .await
     }
 
     async fn control(&self, control: Control) -> Result<Controlled> {
@@ -256,7 +279,10 @@ impl Shared {
                 }
                 Control::Purge(queue, most) => {
                     let jobs = engine.purge(queue, *most)?;
-                    Ok(Controlled { changed: jobs > 0, jobs })
+                    Ok(Controlled {
+                        changed: jobs > 0,
+                        jobs,
+                    })
                 }
             })
             .await?;
@@ -292,7 +318,9 @@ impl Shared {
                     }
                 }
                 for row in numbers {
-                    let Some(view) = queues.get_mut(row.queue.as_str()) else { continue };
+                    let Some(view) = queues.get_mut(row.queue.as_str()) else {
+                        continue;
+                    };
                     match (row.held, row.due) {
                         (true, _) => view.held += row.jobs,
                         (false, true) => {
@@ -381,7 +409,10 @@ impl Backend for Shared {
     }
 
     fn read(&self, ids: Vec<JobId>) -> BoxFuture<'_, Result<Vec<Option<JobView>>>> {
-        Box::pin(self.0.look(move |engine| ids.iter().map(|id| engine.view(*id)).collect()))
+        Box::pin(
+            self.0
+                .look(move |engine| ids.iter().map(|id| engine.view(*id)).collect()),
+        )
     }
 
     fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>> {

@@ -34,7 +34,10 @@ impl std::str::FromStr for BackendUrl {
             Some((scheme, _)) => format!("{}://…", scheme.chars().take(20).collect::<String>()),
             None => text.chars().take(200).collect(),
         };
-        let err = |problem| UrlError { shown: shown.clone(), problem };
+        let err = |problem| UrlError {
+            shown: shown.clone(),
+            problem,
+        };
         match text.split_once(':') {
             Some(("memory", "")) => Ok(Self::Memory),
             Some(("memory", _)) => Err(err("nothing may follow memory:")),
@@ -77,7 +80,10 @@ mod tests {
         for bad in ["", "a.db", "sqlite:", "memory:x", "http://x", "sqlite::memory:"] {
             assert!(bad.parse::<BackendUrl>().is_err(), "{bad}");
         }
-        let e = "amqp://ana:canary@host/%2f".parse::<BackendUrl>().unwrap_err().to_string();
+        let e = "amqp://ana:canary@host/%2f"
+            .parse::<BackendUrl>()
+            .unwrap_err()
+            .to_string();
         assert!(!e.contains("canary"), "{e}");
     }
 }

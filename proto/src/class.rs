@@ -61,14 +61,20 @@ impl From<Class> for u8 {
 impl TryFrom<u8> for Class {
     type Error = String;
     fn try_from(number: u8) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|c| c.number() == number).ok_or_else(|| format!("class {number} is none of 0, 1, 2"))
+        Self::ALL
+            .into_iter()
+            .find(|c| c.number() == number)
+            .ok_or_else(|| format!("class {number} is none of 0, 1, 2"))
     }
 }
 
 impl std::str::FromStr for Class {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.into_iter().find(|c| c.as_str() == text).ok_or_else(|| format!("priority {text:?} is none of low, normal, high"))
+        Self::ALL
+            .into_iter()
+            .find(|c| c.as_str() == text)
+            .ok_or_else(|| format!("priority {text:?} is none of low, normal, high"))
     }
 }
 

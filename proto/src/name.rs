@@ -32,13 +32,7 @@ fn check(kind: &'static str, text: &str, dots: bool) -> Result<(), NameError> {
     if !(first.is_ascii_lowercase() || first.is_ascii_digit()) {
         return Err(err("must start with a lower-case letter or a digit"));
     }
-    let legal = |b: u8| {
-        b.is_ascii_lowercase()
-            || b.is_ascii_digit()
-            || b == b'_'
-            || b == b'-'
-            || (dots && b == b'.')
-    };
+    let legal = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_' || b == b'-' || (dots && b == b'.');
     if !text.bytes().all(legal) {
         return Err(err(if dots {
             "may hold only a-z, 0-9, '_', '-' and '.'"

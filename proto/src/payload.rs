@@ -84,7 +84,10 @@ impl Payload {
     /// When the value's `Serialize` fails.
     pub fn encode<T: Serialize + ?Sized>(value: &T) -> Result<Self, PayloadError> {
         let bytes = rmp_serde::to_vec_named(value).map_err(PayloadError::Encode)?;
-        Ok(Self { codec: Codec::MessagePack, bytes: bytes.into() })
+        Ok(Self {
+            codec: Codec::MessagePack,
+            bytes: bytes.into(),
+        })
     }
 
     /// Takes JSON text as it is, after checking that it is one JSON value.
@@ -94,7 +97,10 @@ impl Payload {
     pub fn json(text: impl Into<Bytes>) -> Result<Self, PayloadError> {
         let bytes = text.into();
         serde_json::from_slice::<&serde_json::value::RawValue>(&bytes).map_err(PayloadError::Json)?;
-        Ok(Self { codec: Codec::Json, bytes })
+        Ok(Self {
+            codec: Codec::Json,
+            bytes,
+        })
     }
 
     /// Decodes into `T`, whichever codec was used. MessagePack is scanned before it is decoded,
@@ -136,7 +142,10 @@ mod tests {
     fn both_codecs_decode_to_the_same_value_and_json_stays_byte_for_byte() {
         let packed = Payload::encode(&(1u8, "two")).unwrap();
         let json = Payload::json(r#"[1, "two"]"#).unwrap();
-        assert_eq!(packed.decode::<(u8, String)>().unwrap(), json.decode::<(u8, String)>().unwrap());
+        assert_eq!(
+            packed.decode::<(u8, String)>().unwrap(),
+            json.decode::<(u8, String)>().unwrap()
+        );
         assert_eq!(packed.to_json().unwrap(), r#"[1,"two"]"#);
         let big = "123456789012345678901234567890.5";
         assert_eq!(Payload::json(big).unwrap().to_json().unwrap(), big);
@@ -148,7 +157,13 @@ mod tests {
     fn a_deep_value_is_refused_before_any_decoder_sees_it() {
         let mut bytes = vec![0x91; 100_000];
         bytes.push(0xc0);
-        let deep = Payload { codec: Codec::MessagePack, bytes: bytes.into() };
-        assert!(matches!(deep.decode::<serde_json::Value>(), Err(PayloadError::Malformed(_))));
+        let deep = Payload {
+            codec: Codec::MessagePack,
+            bytes: bytes.into(),
+        };
+        assert!(matches!(
+            deep.decode::<serde_json::Value>(),
+            Err(PayloadError::Malformed(_))
+        ));
     }
 }

@@ -19,7 +19,11 @@ pub struct RetryPolicy {
 
 impl Default for RetryPolicy {
     fn default() -> Self {
-        Self { retries: limits::RETRIES, base: limits::RETRY_BASE, longest: limits::RETRY_CAP }
+        Self {
+            retries: limits::RETRIES,
+            base: limits::RETRY_BASE,
+            longest: limits::RETRY_CAP,
+        }
     }
 }
 
@@ -28,7 +32,10 @@ impl RetryPolicy {
     #[must_use]
     pub fn delay(&self, retry: u32, seed: u64) -> Duration {
         let doublings = retry.saturating_sub(1).min(40);
-        let cap = self.base.saturating_mul(1u32.checked_shl(doublings.min(31)).unwrap_or(u32::MAX)).min(self.longest);
+        let cap = self
+            .base
+            .saturating_mul(1u32.checked_shl(doublings.min(31)).unwrap_or(u32::MAX))
+            .min(self.longest);
         let half = cap / 2;
         let span = u64::try_from(half.as_micros()).unwrap_or(u64::MAX).saturating_add(1);
         half + Duration::from_micros(seed % span)
@@ -88,7 +95,10 @@ impl TimeLimits {
     /// What this sets wins over `other`.
     #[must_use]
     pub fn over(&self, other: Self) -> Self {
-        Self { soft_ms: self.soft_ms.or(other.soft_ms), hard_ms: self.hard_ms.or(other.hard_ms) }
+        Self {
+            soft_ms: self.soft_ms.or(other.soft_ms),
+            hard_ms: self.hard_ms.or(other.hard_ms),
+        }
     }
 
     /// Whether nothing was set.
@@ -120,7 +130,10 @@ mod tests {
 
     #[test]
     fn what_the_producer_set_wins() {
-        let wish = RetryWish { retries: Some(0), ..RetryWish::default() };
+        let wish = RetryWish {
+            retries: Some(0),
+            ..RetryWish::default()
+        };
         let policy = wish.over(RetryPolicy::default());
         assert_eq!(policy.retries, 0);
         assert_eq!(policy.base, limits::RETRY_BASE);

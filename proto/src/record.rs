@@ -233,7 +233,11 @@ impl Entry {
     /// The fence of the newest claim.
     #[must_use]
     pub fn fence(&self) -> Fence {
-        Fence { hand: self.hand, claim: self.claims, token: self.token }
+        Fence {
+            hand: self.hand,
+            claim: self.claims,
+            token: self.token,
+        }
     }
 
     /// Adds a note, dropping the oldest beyond [`limits::ATTEMPT_NOTES`].
@@ -248,7 +252,11 @@ impl Entry {
     #[must_use]
     pub fn keep_until(&self) -> Option<Timestamp> {
         let ended = self.ended?;
-        Some(ended.plus(if self.state == State::Succeeded { limits::KEEP_SUCCEEDED } else { limits::KEEP_OTHERS }))
+        Some(ended.plus(if self.state == State::Succeeded {
+            limits::KEEP_SUCCEEDED
+        } else {
+            limits::KEEP_OTHERS
+        }))
     }
 }
 
@@ -281,7 +289,12 @@ impl Record {
     /// An empty record for jobs of this queue and class.
     #[must_use]
     pub fn new(queue: QueueName, class: Class) -> Self {
-        Self { version: Self::VERSION, queue, class, entries: Vec::new() }
+        Self {
+            version: Self::VERSION,
+            queue,
+            class,
+            entries: Vec::new(),
+        }
     }
 
     /// The entry of `id` in the record under `key`.
@@ -315,7 +328,10 @@ impl Record {
         scan(bytes).map_err(|e| RecordError(e.to_string()))?;
         let record: Self = rmp_serde::from_slice(bytes).map_err(|e| RecordError(e.to_string()))?;
         if record.version > Self::VERSION {
-            return Err(RecordError(format!("its version {} is newer than this build reads", record.version)));
+            return Err(RecordError(format!(
+                "its version {} is newer than this build reads",
+                record.version
+            )));
         }
         Ok(record)
     }
@@ -327,7 +343,11 @@ impl Record {
         let mut latest = Timestamp::default();
         for entry in &self.entries {
             // A moved entry's own record is younger; the pointer lives the longest retention.
-            let until = if entry.moved { entry.enqueued_at.plus(limits::KEEP_OTHERS) } else { entry.keep_until()? };
+            let until = if entry.moved {
+                entry.enqueued_at.plus(limits::KEEP_OTHERS)
+            } else {
+                entry.keep_until()?
+            };
             latest = latest.max(until);
         }
         Some(latest)

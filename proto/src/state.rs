@@ -66,10 +66,9 @@ impl State {
         use State::{Cancelled, Dead, Expired, Queued, Retrying, Running, Scheduled, Succeeded};
         match (self, next) {
             // Waiting jobs trade places among themselves, start, or end without a run.
-            (
-                Scheduled | Queued | Retrying,
-                Scheduled | Queued | Retrying | Running | Dead | Cancelled | Expired,
-            ) => true,
+            (Scheduled | Queued | Retrying, Scheduled | Queued | Retrying | Running | Dead | Cancelled | Expired) => {
+                true
+            }
             // A stop leads anywhere: given back, snoozed, retried, ended.
             (Running, _) => true,
             // An operator's retry.

@@ -47,7 +47,10 @@ fn empty_short_and_trailing() {
     // Inside a job too: after the hop, or no hop at all.
     let mut inner = V::Map(core(0)).bytes();
     let opened = open(parcel(&header(), vec![V::Bin(inner.clone())])).unwrap();
-    assert_eq!((opened.bad[0].error.clone(), opened.bad[0].id), (WireError::Short, Some(common::id(0))));
+    assert_eq!(
+        (opened.bad[0].error.clone(), opened.bad[0].id),
+        (WireError::Short, Some(common::id(0)))
+    );
     inner.extend([0x80, 0xc0]);
     let opened = open(parcel(&header(), vec![V::Bin(inner)])).unwrap();
     assert_eq!(opened.bad[0].error, WireError::Trailing(1));
@@ -62,7 +65,10 @@ fn each_field_missing() {
     assert_eq!(bad_common(without(&shared(), "q")), WireError::Missing("q"));
     assert_eq!(bad_common(without(&shared(), "ea")), WireError::Missing("ea"));
     let one = || vec![job(&core(0), &vec![])];
-    assert_eq!(open(parcel(&without(&header(), "v"), one())), Err(WireError::Missing("v")));
+    assert_eq!(
+        open(parcel(&without(&header(), "v"), one())),
+        Err(WireError::Missing("v"))
+    );
     assert_eq!(open(parcel(&vec![], one())), Err(WireError::Missing("v")));
     // A class that is not said is the normal one; all values may stand in the job itself.
     let whole = [core(0), without(&shared(), "p")].concat();
@@ -73,12 +79,27 @@ fn each_field_missing() {
 #[test]
 fn wrong_types_everywhere() {
     let wrong = || {
-        [V::Nil, V::Bool(true), V::U(u64::MAX), V::I(-1), V::F(f64::NAN), V::F(f64::INFINITY), V::S("x"), V::Bin(vec![1; 3])]
-            .into_iter()
-            .chain([V::Arr(vec![V::Nil]), V::Map(vec![("k", V::Nil)]), V::Raw(vec![0xa2, 0xff, 0xfe])])
-            .chain([V::Raw(vec![0xd4, 1, 2]), V::Raw(vec![0xd6, 0xff, 0, 0, 0, 0])])
+        [
+            V::Nil,
+            V::Bool(true),
+            V::U(u64::MAX),
+            V::I(-1),
+            V::F(f64::NAN),
+            V::F(f64::INFINITY),
+            V::S("x"),
+            V::Bin(vec![1; 3]),
+        ]
+        .into_iter()
+        .chain([
+            V::Arr(vec![V::Nil]),
+            V::Map(vec![("k", V::Nil)]),
+            V::Raw(vec![0xa2, 0xff, 0xfe]),
+        ])
+        .chain([V::Raw(vec![0xd4, 1, 2]), V::Raw(vec![0xd6, 0xff, 0, 0, 0, 0])])
     };
-    let in_core = ["i", "t", "a", "ct", "tv", "q", "p", "ea", "nb", "xp", "to", "rp", "tg", "pa", "ro", "by", "mb"];
+    let in_core = [
+        "i", "t", "a", "ct", "tv", "q", "p", "ea", "nb", "xp", "to", "rp", "tg", "pa", "ro", "by", "mb",
+    ];
     let in_hop = ["h", "n", "ab", "du", "de", "pk", "bz", "fe", "ev"];
     // Those of the values above that are right for a key.
     let right = |key: &str, value: &V| {
@@ -102,7 +123,10 @@ fn wrong_types_everywhere() {
         }
         for key in ["v", "c"] {
             let bytes = parcel(&with(&header(), key, value.clone()), vec![job(&core(0), &vec![])]);
-            assert!(open(bytes).map_or(true, |o| o.parcel.is_none() || matches!(value, V::Map(_))), "{key}: {value:?}");
+            assert!(
+                open(bytes).map_or(true, |o| o.parcel.is_none() || matches!(value, V::Map(_))),
+                "{key}: {value:?}"
+            );
         }
         let mut whole = V::Arr(vec![V::Map(header()), value.clone()]).bytes();
         assert!(open(whole).map_or(true, |o| o.parcel.is_none()), "jobs: {value:?}");
@@ -116,26 +140,67 @@ fn wrong_types_everywhere() {
 #[test]
 fn names_and_ids() {
     let long: &'static str = Box::leak("a".repeat(65).into_boxed_str());
-    for name in ["", "Resize", "a b", "a\n", "a\0b", "\u{feff}a", "../a", "-a", "re\u{200d}size", "\u{202e}a", "a*", long] {
-        assert!(matches!(bad(&with(&core(0), "t", V::S(name)), &vec![]).error, WireError::Name(_)), "{name:?}");
-        assert!(matches!(bad(&with(&core(0), "q", V::S(name)), &vec![]).error, WireError::Name(_)), "{name:?}");
+    for name in [
+        "",
+        "Resize",
+        "a b",
+        "a\n",
+        "a\0b",
+        "\u{feff}a",
+        "../a",
+        "-a",
+        "re\u{200d}size",
+        "\u{202e}a",
+        "a*",
+        long,
+    ] {
+        assert!(
+            matches!(bad(&with(&core(0), "t", V::S(name)), &vec![]).error, WireError::Name(_)),
+            "{name:?}"
+        );
+        assert!(
+            matches!(bad(&with(&core(0), "q", V::S(name)), &vec![]).error, WireError::Name(_)),
+            "{name:?}"
+        );
     }
-    assert!(matches!(bad(&with(&core(0), "q", V::S("a.b")), &vec![]).error, WireError::Name(_)), "dots only in tasks");
+    assert!(
+        matches!(
+            bad(&with(&core(0), "q", V::S("a.b")), &vec![]).error,
+            WireError::Name(_)
+        ),
+        "dots only in tasks"
+    );
     for len in [0, 15, 17, 10_000] {
-        assert!(is_field(&bad(&with(&core(0), "i", V::Bin(vec![7; len])), &vec![]).error, "i"));
+        assert!(is_field(
+            &bad(&with(&core(0), "i", V::Bin(vec![7; len])), &vec![]).error,
+            "i"
+        ));
     }
 }
 
 #[test]
 fn times_in_another_unit() {
     let micros = common::EA;
-    for time in [0, micros / 1000, micros / 1_000_000, micros * 1000, u64::MAX, 253_402_300_800_000_000] {
+    for time in [
+        0,
+        micros / 1000,
+        micros / 1_000_000,
+        micros * 1000,
+        u64::MAX,
+        253_402_300_800_000_000,
+    ] {
         for key in ["nb", "xp", "ea"] {
-            assert!(is_field(&bad(&with(&core(0), key, V::U(time)), &vec![]).error, key), "{key} {time}");
+            assert!(
+                is_field(&bad(&with(&core(0), key, V::U(time)), &vec![]).error, key),
+                "{key} {time}"
+            );
         }
         assert!(is_field(&bad_common(with(&shared(), "ea", V::U(time))), "ea"));
         assert!(is_field(&bad(&core(0), &vec![("du", V::U(time))]).error, "du"));
-        assert!(is_field(&bad(&core(0), &vec![("pk", V::Arr(vec![V::U(time), V::U(1)]))]).error, "pk"));
+        assert!(is_field(
+            &bad(&core(0), &vec![("pk", V::Arr(vec![V::U(time), V::U(1)]))]).error,
+            "pk"
+        ));
     }
 }
 
@@ -147,7 +212,10 @@ fn classes_tags_and_counts() {
     let tags = |n: usize| V::Arr(vec![V::S("x"); n]);
     assert!(is_field(&bad(&with(&core(0), "tg", tags(9)), &vec![]).error, "tg"));
     let long: &'static str = Box::leak("a".repeat(65).into_boxed_str());
-    assert!(is_field(&bad(&with(&core(0), "tg", V::Arr(vec![V::S(long)])), &vec![]).error, "tg"));
+    assert!(is_field(
+        &bad(&with(&core(0), "tg", V::Arr(vec![V::S(long)])), &vec![]).error,
+        "tg"
+    ));
     assert!(is_field(&bad(&core(0), &vec![("h", V::U(1 << 32))]).error, "h"));
     // A codec that is not known is no bad job: its worker parks it.
     let opened = open(parcel(&header(), vec![job(&with(&core(0), "ct", V::U(9)), &vec![])])).unwrap();
@@ -182,8 +250,14 @@ fn keys_that_stand_twice_or_are_no_text() {
     for key in ["i", "t", "a"] {
         assert_eq!(bad(&twice(key), &vec![]).error, WireError::Twice(key.into()));
     }
-    assert_eq!(bad(&core(0), &vec![("h", V::U(1)), ("h", V::U(2))]).error, WireError::Twice("h".into()));
-    assert_eq!(bad(&core(0), &vec![("zz", V::U(1)), ("zz", V::U(2))]).error, WireError::Twice("zz".into()));
+    assert_eq!(
+        bad(&core(0), &vec![("h", V::U(1)), ("h", V::U(2))]).error,
+        WireError::Twice("h".into())
+    );
+    assert_eq!(
+        bad(&core(0), &vec![("zz", V::U(1)), ("zz", V::U(2))]).error,
+        WireError::Twice("zz".into())
+    );
     assert_eq!(bad_common([shared(), shared()].concat()), WireError::Twice("q".into()));
     let number_key = [V::Map(core(0)).bytes(), vec![0x81, 0x01, 0x01]].concat();
     let opened = open(parcel(&header(), vec![V::Bin(number_key)])).unwrap();
@@ -195,17 +269,39 @@ fn depth() {
     let nested = |levels: usize| V::Raw([vec![0x91; levels], vec![0xc0]].concat());
     // The job is a `bin`, so it is measured by itself: its map is the first level.
     let fits = with(&core(0), "zz", nested(limits::DEPTH - 1));
-    assert!(open(parcel(&header(), vec![job(&fits, &vec![])])).unwrap().bad.is_empty());
-    assert_eq!(bad(&with(&core(0), "zz", nested(limits::DEPTH)), &vec![]).error, WireError::TooDeep);
+    assert!(
+        open(parcel(&header(), vec![job(&fits, &vec![])]))
+            .unwrap()
+            .bad
+            .is_empty()
+    );
+    assert_eq!(
+        bad(&with(&core(0), "zz", nested(limits::DEPTH)), &vec![]).error,
+        WireError::TooDeep
+    );
     assert_eq!(open(vec![0x91; 2048]), Err(WireError::TooDeep));
-    assert_eq!(open(V::Arr(vec![nested(limits::DEPTH), V::Arr(vec![])]).bytes()), Err(WireError::TooDeep));
+    assert_eq!(
+        open(V::Arr(vec![nested(limits::DEPTH), V::Arr(vec![])]).bytes()),
+        Err(WireError::TooDeep)
+    );
 }
 
 #[test]
 fn how_many_jobs() {
     let jobs = |n: u16| (0..n).map(|i| job(&core(i % 1024), &vec![])).collect::<Vec<_>>();
-    assert_eq!(open(parcel(&header(), jobs(1024))).unwrap().parcel.unwrap().jobs().len(), 1024);
-    assert!(matches!(open(parcel(&header(), jobs(1025))), Err(WireError::Field { .. })));
+    assert_eq!(
+        open(parcel(&header(), jobs(1024)))
+            .unwrap()
+            .parcel
+            .unwrap()
+            .jobs()
+            .len(),
+        1024
+    );
+    assert!(matches!(
+        open(parcel(&header(), jobs(1025))),
+        Err(WireError::Field { .. })
+    ));
     assert!(matches!(open(parcel(&header(), vec![])), Err(WireError::Field { .. })));
 }
 
@@ -215,7 +311,13 @@ fn newer_versions() {
         let bytes = parcel(&with(&header(), "v", V::U(version)), vec![job(&core(0), &vec![])]);
         assert_eq!(open(bytes), Err(WireError::Newer(version)));
     }
-    let record = V::Map(vec![("v", V::U(2)), ("q", V::S("default")), ("p", V::U(1)), ("e", V::Arr(vec![]))]).bytes();
+    let record = V::Map(vec![
+        ("v", V::U(2)),
+        ("q", V::S("default")),
+        ("p", V::U(1)),
+        ("e", V::Arr(vec![])),
+    ])
+    .bytes();
     let said = Record::decode(&record).unwrap_err().to_string();
     assert!(said.contains("version 2 is newer"), "{said}");
 }
@@ -224,10 +326,20 @@ fn newer_versions() {
 fn jobs_that_do_not_belong_together() {
     let other = with(&core(1), "i", V::Bin(vec![9; 16]));
     let queue = with(&core(2), "q", V::S("other"));
-    let jobs = vec![job(&core(0), &vec![]), job(&other, &vec![]), job(&queue, &vec![]), job(&core(3), &vec![("h", V::U(1))])];
+    let jobs = vec![
+        job(&core(0), &vec![]),
+        job(&other, &vec![]),
+        job(&queue, &vec![]),
+        job(&core(3), &vec![("h", V::U(1))]),
+    ];
     let opened = open(parcel(&header(), jobs)).unwrap();
     assert_eq!(opened.parcel.unwrap().jobs().len(), 1);
-    assert!(opened.bad.iter().all(|b| matches!(b.error, WireError::Mixed(_)) && b.id.is_some()));
+    assert!(
+        opened
+            .bad
+            .iter()
+            .all(|b| matches!(b.error, WireError::Mixed(_)) && b.id.is_some())
+    );
     assert_eq!(opened.bad.len(), 3);
 }
 

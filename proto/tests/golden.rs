@@ -20,7 +20,9 @@ fn at(seconds: i64) -> Timestamp {
 }
 
 fn path(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(format!("{name}.hex"))
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/golden")
+        .join(format!("{name}.hex"))
 }
 
 fn to_hex(bytes: &[u8]) -> String {
@@ -31,7 +33,9 @@ fn to_hex(bytes: &[u8]) -> String {
 fn from_hex(text: &str) -> Vec<u8> {
     let digits: String = text.split_whitespace().collect();
     assert_eq!(digits.len() % 2, 0, "an odd number of hex digits");
-    (0..digits.len() / 2).map(|i| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).unwrap()).collect()
+    (0..digits.len() / 2)
+        .map(|i| u8::from_str_radix(&digits[2 * i..2 * i + 2], 16).unwrap())
+        .collect()
 }
 
 /// The bytes in the golden file `name`, which must be `bytes`.
@@ -96,15 +100,26 @@ fn a_minimal_parcel() {
 fn a_parcel_of_three_jobs_with_everything() {
     let rich = |index| Core {
         codec: u8::from(index == 1),
-        args: if index == 1 { Bytes::from_static(br#"{"w": 100, "h": 50}"#) } else { core(0).args },
+        args: if index == 1 {
+            Bytes::from_static(br#"{"w": 100, "h": 50}"#)
+        } else {
+            core(0).args
+        },
         task: TaskName::new("img.resize").unwrap(),
         task_version: 3,
         queue: QueueName::new("images").unwrap(),
         class: Class::High,
         not_before: Some(at(60)),
         expires: Some(at(86_400)),
-        limits: TimeLimits { soft_ms: Some(20_000), hard_ms: Some(30_000) },
-        retry: RetryWish { retries: Some(3), base_ms: Some(1_000), longest_ms: Some(60_000) },
+        limits: TimeLimits {
+            soft_ms: Some(20_000),
+            hard_ms: Some(30_000),
+        },
+        retry: RetryWish {
+            retries: Some(3),
+            base_ms: Some(1_000),
+            longest_ms: Some(60_000),
+        },
         tags: vec!["blue".into(), "größe".into()],
         parent: Some(JobId::given("parent")),
         root: Some(JobId::given("root")),
@@ -115,7 +130,13 @@ fn a_parcel_of_three_jobs_with_everything() {
     let parcel = Parcel::pack(vec![rich(0), rich(1), rich(1023)]).unwrap();
     let mut jobs = parcel.into_jobs();
     let hop = &mut jobs[0].hop;
-    (hop.parked, hop.due) = (Some(Parked { since: at(61), times: 4 }), Some(at(101)));
+    (hop.parked, hop.due) = (
+        Some(Parked {
+            since: at(61),
+            times: 4,
+        }),
+        Some(at(101)),
+    );
     let hop = &mut jobs[1].hop;
     (hop.deaths, hop.busy, hop.due, hop.expected_version) = (2, 1, Some(at(90)), Some([7; 8]));
     let hop = &mut jobs[2].hop;
@@ -126,7 +147,11 @@ fn a_parcel_of_three_jobs_with_everything() {
 #[test]
 fn a_retry() {
     let first = minimal().into_jobs().remove(0);
-    let next = Successor { why: Leaving::Retry, due: at(12) }.copy(&first, Some("timeout"));
+    let next = Successor {
+        why: Leaving::Retry,
+        due: at(12),
+    }
+    .copy(&first, Some("timeout"));
     assert_eq!((next.hop.hand, next.hop.attempts), (1, 1));
     check_parcel("retry", &Parcel::of(next));
 }
@@ -142,7 +167,12 @@ fn what_is_not_known_travels_on_unchanged() {
     core.insert(1, ("newer", V::Map(vec![("k", V::Bool(true))])));
     core.push(("Must", V::I(-5)));
     core.push(("wf", V::S("reserved")));
-    let hop = vec![("h", V::U(2)), ("n", V::U(2)), ("later", V::S("x")), ("Hop", V::Arr(vec![]))];
+    let hop = vec![
+        ("h", V::U(2)),
+        ("n", V::U(2)),
+        ("later", V::S("x")),
+        ("Hop", V::Arr(vec![])),
+    ];
     let bytes = golden("unknown", &parcel(&header, vec![job(&core, &hop)]));
     let opened = Parcel::decode(&bytes).unwrap();
     assert_eq!(opened.bad, []);
@@ -152,8 +182,15 @@ fn what_is_not_known_travels_on_unchanged() {
     assert_eq!((copy.hop.hand, copy.hop.attempts), (2, 2));
     assert_eq!(to_hex(&parcel.encode()), to_hex(&bytes), "it goes on byte for byte");
     // And through the next hop too.
-    let next = Successor { why: Leaving::Retry, due: at(1) }.copy(copy, None);
-    let again = Parcel::decode(&Parcel::of(next).encode().into()).unwrap().parcel.unwrap();
+    let next = Successor {
+        why: Leaving::Retry,
+        due: at(1),
+    }
+    .copy(copy, None);
+    let again = Parcel::decode(&Parcel::of(next).encode().into())
+        .unwrap()
+        .parcel
+        .unwrap();
     assert_eq!(again.jobs()[0].not_understood().collect::<Vec<_>>(), ["Must", "Hop"]);
     assert!(again.encode().windows(5).any(|w| w == b"newer") && again.encode().windows(5).any(|w| w == b"later"));
 }
@@ -161,8 +198,14 @@ fn what_is_not_known_travels_on_unchanged() {
 #[test]
 fn the_own_value_wins_over_the_common_one() {
     let core = with(&with(&common::core(0), "q", V::S("other")), "p", V::U(2));
-    let header = vec![("v", V::U(1)), ("c", V::Map(with(&common::common(), "t", V::S("shared"))))];
-    let bytes = parcel(&header, vec![job(&core, &vec![]), job(&common::without(&core, "t"), &vec![])]);
+    let header = vec![
+        ("v", V::U(1)),
+        ("c", V::Map(with(&common::common(), "t", V::S("shared")))),
+    ];
+    let bytes = parcel(
+        &header,
+        vec![job(&core, &vec![]), job(&common::without(&core, "t"), &vec![])],
+    );
     let opened = Parcel::decode(&bytes.into()).unwrap().parcel.unwrap();
     assert_eq!((opened.queue().as_str(), opened.class()), ("other", Class::High));
     let tasks: Vec<_> = opened.jobs().iter().map(|j| j.core.task.as_str()).collect();
@@ -171,7 +214,12 @@ fn the_own_value_wins_over_the_common_one() {
 
 #[test]
 fn a_record_with_entries_in_several_states() {
-    let copy = |index| JobCopy::first(Core { mailbox: Some(Mailbox::from_bytes([0x11; 16])), ..core(index) });
+    let copy = |index| {
+        JobCopy::first(Core {
+            mailbox: Some(Mailbox::from_bytes([0x11; 16])),
+            ..core(index)
+        })
+    };
     let worker = Mailbox::from_bytes([0x22; 16]);
     let note = |number, end| AttemptNote {
         number,
@@ -193,21 +241,37 @@ fn a_record_with_entries_in_several_states() {
     retrying.state = State::Retrying;
     retrying.attempts = 1;
     retrying.crashes = 1;
-    retrying.leaving = Some(Successor { why: Leaving::Retry, due: at(9) });
+    retrying.leaving = Some(Successor {
+        why: Leaving::Retry,
+        due: at(9),
+    });
     retrying.note(note(1, AttemptEnd::Crashed));
     record.put(retrying);
     let mut moved = Entry::accepted(&copy(3));
     moved.moved = true;
     record.put(moved);
     let mut parked = Entry::accepted(&copy(4));
-    parked.parked = Some(ParkNote { since: at(1), times: 2, why: "task resize is not known here".into() });
+    parked.parked = Some(ParkNote {
+        since: at(1),
+        times: 2,
+        why: "task resize is not known here".into(),
+    });
     parked.tags = vec!["blue".into()];
     parked.conflicts = 1;
     record.put(parked);
     let mut done = Entry::accepted(&copy(5));
     (done.state, done.attempts, done.ended) = (State::Succeeded, 1, Some(at(4)));
-    done.result = Some(Payload { codec: Codec::MessagePack, bytes: Bytes::from_static(&[0x2a]) });
-    done.receipt = Some(Receipt { enqueue: 900, queue: 50, run: 1_200, cpu: Some(1_100), ..Receipt::default() });
+    done.result = Some(Payload {
+        codec: Codec::MessagePack,
+        bytes: Bytes::from_static(&[0x2a]),
+    });
+    done.receipt = Some(Receipt {
+        enqueue: 900,
+        queue: 50,
+        run: 1_200,
+        cpu: Some(1_100),
+        ..Receipt::default()
+    });
     record.put(done);
     let mut dead = Entry::accepted(&copy(6));
     (dead.state, dead.hand, dead.ended) = (State::Dead, 4, Some(at(5)));
@@ -225,12 +289,19 @@ fn the_document_shows_the_bytes_of_a_golden_file() {
     let doc = std::fs::read_to_string(doc).unwrap();
     let lines = to_hex(&minimal().encode());
     let indented = |text: &str| text.split_whitespace().collect::<String>();
-    assert!(indented(&doc).contains(&indented(&lines)), "docs/wire.md does not hold the bytes of minimal.hex:\n{lines}");
+    assert!(
+        indented(&doc).contains(&indented(&lines)),
+        "docs/wire.md does not hold the bytes of minimal.hex:\n{lines}"
+    );
     let keys = [
-        "i", "t", "a", "ct", "z", "e", "sh", "tv", "q", "p", "ea", "nb", "xp", "to", "rp", "tn", "ck", "uk", "dp", "tg", "pa",
-        "ro", "wf", "sc", "tp", "ts", "bl", "tr", "re", "by", "mb", "h", "n", "ab", "du", "de", "pk", "bz", "fe", "ev", "v", "c",
+        "i", "t", "a", "ct", "z", "e", "sh", "tv", "q", "p", "ea", "nb", "xp", "to", "rp", "tn", "ck", "uk", "dp",
+        "tg", "pa", "ro", "wf", "sc", "tp", "ts", "bl", "tr", "re", "by", "mb", "h", "n", "ab", "du", "de", "pk", "bz",
+        "fe", "ev", "v", "c",
     ];
     for key in keys {
-        assert!(doc.contains(&format!("| `{key}` |")), "docs/wire.md has no row for the key {key}");
+        assert!(
+            doc.contains(&format!("| `{key}` |")),
+            "docs/wire.md has no row for the key {key}"
+        );
     }
 }

@@ -3,19 +3,19 @@
 //! A small world (queue, store, dead queue, workers, clock) applies the protocol's functions as a
 //! back end does, one step at a time; between any two steps a worker may crash, and the store may
 //! lose its memory. Beside it stands a plain model: which jobs were accepted, and how they ended.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::manual_is_multiple_of, missing_docs)]
 
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use bytes::Bytes;
 use millhand_proto::protocol::{
-    Cancel, Confirmed, Decision, End, Ended, Meeting, Situation, Written, cancel, confirm_published, decide, detach, finish, give_back,
-    leave, meet, must_split, parked_copy, retry, split, watch_again,
+    Cancel, Confirmed, Decision, End, Ended, Meeting, Situation, Written, cancel, confirm_published, decide, detach,
+    finish, give_back, leave, meet, must_split, parked_copy, retry, split, watch_again,
 };
 use millhand_proto::{
-    AttemptNote, Class, Core, Entry, ErrorText, Fence, JobCopy, JobId, Leaving, Outcome, Parcel, Payload, QueueName, Receipt,
-    Record, RecordKey, RetryPolicy, State, Successor, TaskName, Timestamp, WorkerId,
+    AttemptNote, Class, Core, Entry, ErrorText, Fence, JobCopy, JobId, Leaving, Outcome, Parcel, Payload, QueueName,
+    Receipt, Record, RecordKey, RetryPolicy, State, Successor, TaskName, Timestamp, WorkerId,
 };
 use proptest::prelude::*;
 
@@ -37,13 +37,35 @@ struct Message {
 #[derive(Clone, Debug)]
 enum Step {
     Meet,
-    Run { fence: Fence, crashes: u32, started: Timestamp, deadline: Timestamp },
-    Finish { fence: Fence, end: End },
-    Leave { fence: Option<Fence>, successor: Successor, reason: Option<String>, note: Option<AttemptNote> },
-    Publish { successor: Successor },
-    Confirm { successor: Successor },
-    GiveBack { fence: Fence },
-    Release { copy: JobCopy, visible: Timestamp },
+    Run {
+        fence: Fence,
+        crashes: u32,
+        started: Timestamp,
+        deadline: Timestamp,
+    },
+    Finish {
+        fence: Fence,
+        end: End,
+    },
+    Leave {
+        fence: Option<Fence>,
+        successor: Successor,
+        reason: Option<String>,
+        note: Option<AttemptNote>,
+    },
+    Publish {
+        successor: Successor,
+    },
+    Confirm {
+        successor: Successor,
+    },
+    GiveBack {
+        fence: Fence,
+    },
+    Release {
+        copy: JobCopy,
+        visible: Timestamp,
+    },
     Acknowledge,
 }
 
@@ -97,7 +119,10 @@ fn mix(mut n: u64) -> u64 {
 }
 
 fn policy() -> RetryPolicy {
-    RetryPolicy { retries: 3, ..RetryPolicy::default() }
+    RetryPolicy {
+        retries: 3,
+        ..RetryPolicy::default()
+    }
 }
 
 impl World {
@@ -109,7 +134,12 @@ impl World {
             dead: HashMap::new(),
             store: HashMap::new(),
             snapshots: vec![],
-            workers: (0..WORKERS as u64).map(|n| Worker { id: worker_id(n), work: vec![] }).collect(),
+            workers: (0..WORKERS as u64)
+                .map(|n| Worker {
+                    id: worker_id(n),
+                    work: vec![],
+                })
+                .collect(),
             jobs: BTreeMap::new(),
             clean: true,
             runs: 0,
@@ -126,7 +156,16 @@ impl World {
     fn publish(&mut self, jobs: Vec<JobCopy>, visible: Timestamp) {
         let number = self.next();
         let done = vec![false; jobs.len()];
-        self.queue.insert(number, Message { jobs, done, held: None, redelivered: 0, visible });
+        self.queue.insert(
+            number,
+            Message {
+                jobs,
+                done,
+                held: None,
+                redelivered: 0,
+                visible,
+            },
+        );
     }
 
     fn acknowledge(&mut self, message: Option<(u64, usize)>) {
@@ -166,7 +205,12 @@ impl World {
     /// The swap; every write goes through here and is held against the laws.
     fn put(&mut self, key: RecordKey, id: JobId, entry: Entry) {
         if let Some(old) = self.entry(key, id) {
-            assert!(entry.hand >= old.hand, "the hand of {id} falls from {} to {}", old.hand, entry.hand);
+            assert!(
+                entry.hand >= old.hand,
+                "the hand of {id} falls from {} to {}",
+                old.hand,
+                entry.hand
+            );
             if entry.hand == old.hand {
                 let legal = !self.clean || old.state.may_become(entry.state);
                 assert!(legal, "{id}: {} becomes {} at one hand", old.state, entry.state);
@@ -188,8 +232,10 @@ impl World {
             }
             known.ended = Some(entry.state);
         }
-        // What is written can be read.
-        let record = self.store.entry(key).or_insert_with(|| Record::new(QueueName::default(), Class::Normal));
+        let record = self
+            .store
+            .entry(key)
+            .or_insert_with(|| Record::new(QueueName::default(), Class::Normal));
         record.put(entry);
     }
 
@@ -202,7 +248,11 @@ impl World {
         let not_before = (how % 8 == 2).then(|| self.now.plus(Duration::from_secs(90)));
         let jobs = if given { 1 } else { 1 + u16::try_from(jobs % 4).unwrap() };
         let core = |index| Core {
-            id: if given { JobId::given(&format!("job {random}")) } else { JobId::minted(self.now, random, index) },
+            id: if given {
+                JobId::given(&format!("job {random}"))
+            } else {
+                JobId::minted(self.now, random, index)
+            },
             task: TaskName::new("task").unwrap(),
             args: Bytes::from_static(&[0xc0]),
             codec: 0,
@@ -223,7 +273,14 @@ impl World {
         };
         let copies = Parcel::pack((0..jobs).map(core).collect()).unwrap().into_jobs();
         for copy in &copies {
-            self.jobs.insert(copy.id(), Known { first: copy.clone(), ended: None, results: HashMap::new() });
+            self.jobs.insert(
+                copy.id(),
+                Known {
+                    first: copy.clone(),
+                    ended: None,
+                    results: HashMap::new(),
+                },
+            );
         }
         self.publish(copies.clone(), not_before.unwrap_or(self.now));
         if how & 64 == 0 {
@@ -270,10 +327,15 @@ impl World {
     fn operator_retry(&mut self, id: JobId, write: bool) {
         let Some((key, entry)) = self.newest(id) else { return };
         let Some(copy) = self.dead.get(&id).cloned() else {
-            assert!(!self.clean || entry.state != State::Dead, "{id} is dead without its copy");
+            assert!(
+                !self.clean || entry.state != State::Dead,
+                "{id} is dead without its copy"
+            );
             return;
         };
-        let Ok((next, here, own)) = retry(&entry, &copy, self.now) else { return };
+        let Ok((next, here, own)) = retry(&entry, &copy, self.now) else {
+            return;
+        };
         self.publish(vec![next], self.now);
         self.jobs.get_mut(&id).unwrap().ended = None;
         if write {
@@ -289,7 +351,12 @@ impl World {
 
     /// Run now, or a copy that the broker sent twice.
     fn duplicate(&mut self, which: u32, now: bool) {
-        let copies: Vec<_> = self.queue.values().flat_map(|m| m.jobs.iter().zip(&m.done)).filter(|(_, done)| !**done).collect();
+        let copies: Vec<_> = self
+            .queue
+            .values()
+            .flat_map(|m| m.jobs.iter().zip(&m.done))
+            .filter(|(_, done)| !**done)
+            .collect();
         if copies.is_empty() {
             return;
         }
@@ -307,8 +374,12 @@ impl World {
         if self.workers[worker].work.len() >= SLOTS {
             return;
         }
-        let free: Vec<u64> =
-            self.queue.iter().filter(|(_, m)| m.held.is_none() && m.visible <= self.now).map(|(n, _)| *n).collect();
+        let free: Vec<u64> = self
+            .queue
+            .iter()
+            .filter(|(_, m)| m.held.is_none() && m.visible <= self.now)
+            .map(|(n, _)| *n)
+            .collect();
         if free.is_empty() {
             return;
         }
@@ -326,7 +397,11 @@ impl World {
             return;
         }
         for (index, copy) in jobs.into_iter().enumerate() {
-            self.workers[worker].work.push(Work { message: Some((number, index)), copy, step: Step::Meet });
+            self.workers[worker].work.push(Work {
+                message: Some((number, index)),
+                copy,
+                step: Step::Meet,
+            });
         }
     }
 
@@ -354,7 +429,12 @@ impl World {
         let me = self.workers[worker].id;
         Some(match work.step.clone() {
             Step::Meet => self.meet(worker, which, copy, entry, !calm && choice % 16 == 0),
-            Step::Run { fence, crashes, started, .. } => {
+            Step::Run {
+                fence,
+                crashes,
+                started,
+                ..
+            } => {
                 if !calm && choice % 8 == 0 {
                     // It runs on; its owner may let its parcel go.
                     if work.message.is_some() {
@@ -374,7 +454,10 @@ impl World {
                     _ if calm => Outcome::Succeeded(Payload::encode(&1).unwrap()),
                     0..=2 => Outcome::Succeeded(Payload::encode(&1).unwrap()),
                     3..=5 => Outcome::Failed { error, retry_in: None },
-                    6 => Outcome::Fatal { reason: "failed".into(), error },
+                    6 => Outcome::Fatal {
+                        reason: "failed".into(),
+                        error,
+                    },
                     7 => Outcome::Snoozed(Duration::from_secs(20)),
                     8 => Outcome::Cancelled,
                     9 => Outcome::TimedOut(Duration::from_secs(1)),
@@ -382,13 +465,33 @@ impl World {
                     _ => Outcome::Interrupted,
                 };
                 let cancel_asked = entry.is_some_and(|e| e.cancel_asked.is_some());
-                let ended = Ended { worker: me, started, now: self.now, crashes, cancel_asked, seed: u64::from(choice) };
+                let ended = Ended {
+                    worker: me,
+                    started,
+                    now: self.now,
+                    crashes,
+                    cancel_asked,
+                    seed: u64::from(choice),
+                };
                 match decide(outcome, copy, policy(), ended) {
-                    Decision::Succeed(result) => Step::Finish { fence, end: End::Succeeded(Some(result)) },
-                    Decision::Cancel(note) => Step::Finish { fence, end: End::Cancelled(Some(note)) },
-                    Decision::Leave { successor, reason, note } => {
-                        Step::Leave { fence: Some(fence), successor, reason, note: Some(note) }
-                    }
+                    Decision::Succeed(result) => Step::Finish {
+                        fence,
+                        end: End::Succeeded(Some(result)),
+                    },
+                    Decision::Cancel(note) => Step::Finish {
+                        fence,
+                        end: End::Cancelled(Some(note)),
+                    },
+                    Decision::Leave {
+                        successor,
+                        reason,
+                        note,
+                    } => Step::Leave {
+                        fence: Some(fence),
+                        successor,
+                        reason,
+                        note: Some(note),
+                    },
                     Decision::GiveBack => Step::GiveBack { fence },
                 }
             }
@@ -399,21 +502,37 @@ impl World {
                     let known = self.jobs.get_mut(&id).unwrap();
                     let results = known.results.entry(copy.hop.hand).or_default();
                     *results += 1;
-                    assert!(!self.clean || *results == 1, "{id} has two results at hand {}", copy.hop.hand);
+                    assert!(
+                        !self.clean || *results == 1,
+                        "{id} has two results at hand {}",
+                        copy.hop.hand
+                    );
                     self.put(key, id, after.clone());
                     let again = finish(Some(after), copy, fence, end, Receipt::default(), self.now);
                     assert_eq!(again, (Written::Already, None), "a repeated finish does nothing");
                 }
                 Step::Acknowledge
             }
-            Step::Leave { fence, successor, reason, note } => {
+            Step::Leave {
+                fence,
+                successor,
+                reason,
+                note,
+            } => {
                 let running = entry.as_ref().filter(|e| e.state == State::Running).map(Entry::fence);
                 let call = |entry| leave(entry, copy, fence, successor, reason.as_deref(), note.clone(), None);
                 let (written, after) = call(entry);
                 if let Some(after) = after {
-                    assert!(!self.clean || running.is_none_or(|r| Some(r) == fence), "{id} leaves from under its owner");
+                    assert!(
+                        !self.clean || running.is_none_or(|r| Some(r) == fence),
+                        "{id} leaves from under its owner"
+                    );
                     self.put(key, id, after.clone());
-                    assert_eq!(call(Some(after)), (Written::Already, None), "a repeated leave does nothing");
+                    assert_eq!(
+                        call(Some(after)),
+                        (Written::Already, None),
+                        "a repeated leave does nothing"
+                    );
                 }
                 match written {
                     Written::Stale => Step::Acknowledge,
@@ -430,7 +549,11 @@ impl World {
                 Step::Confirm { successor }
             }
             Step::Confirm { successor } => {
-                if self.confirm(key, entry, copy, successor) { Step::Acknowledge } else { Step::Meet }
+                if self.confirm(key, entry, copy, successor) {
+                    Step::Acknowledge
+                } else {
+                    Step::Meet
+                }
             }
             Step::GiveBack { fence } => {
                 let (written, after) = give_back(entry, copy, fence, me, self.now);
@@ -439,7 +562,10 @@ impl World {
                 }
                 match written {
                     Written::Stale => Step::Acknowledge,
-                    Written::Already | Written::Applied => Step::Release { copy: copy.clone(), visible: self.now },
+                    Written::Already | Written::Applied => Step::Release {
+                        copy: copy.clone(),
+                        visible: self.now,
+                    },
                 }
             }
             Step::Release { copy, visible } => {
@@ -493,26 +619,59 @@ impl World {
             Meeting::Run { fence, crashes, .. } => {
                 let entry = after.unwrap();
                 let repeated = meet(Some(entry.clone()), copy, &situation);
-                assert!(matches!(repeated.0, Meeting::Run { fence: again, .. } if again == fence), "a repeated claim is one claim");
+                assert!(
+                    matches!(repeated.0, Meeting::Run { fence: again, .. } if again == fence),
+                    "a repeated claim is one claim"
+                );
                 self.runs += 1;
                 if self.clean {
                     assert_eq!(self.jobs[&id].ended, None, "{id} ended and runs again");
-                    for (other, work) in self.workers.iter().enumerate().flat_map(|(n, w)| w.work.iter().map(move |w| (n, w))) {
+                    for (other, work) in self
+                        .workers
+                        .iter()
+                        .enumerate()
+                        .flat_map(|(n, w)| w.work.iter().map(move |w| (n, w)))
+                    {
                         if let Step::Run { deadline, .. } = &work.step {
-                            assert!(work.copy.id() != id || *deadline <= self.now, "{id} runs in {other} and {worker}");
+                            assert!(
+                                work.copy.id() != id || *deadline <= self.now,
+                                "{id} runs in {other} and {worker}"
+                            );
                         }
                     }
                 }
-                Step::Run { fence, crashes, started: self.now, deadline: entry.deadline.unwrap() }
+                Step::Run {
+                    fence,
+                    crashes,
+                    started: self.now,
+                    deadline: entry.deadline.unwrap(),
+                }
             }
             Meeting::Drop | Meeting::Ended(_) => Step::Acknowledge,
             Meeting::Replay(successor) => Step::Publish { successor },
-            Meeting::Busy(until) => Step::Release { copy: watch_again(copy, until), visible: until },
-            Meeting::NotDue(until) => Step::Release { copy: copy.clone(), visible: until },
-            Meeting::Parked(until) => Step::Release { copy: parked_copy(copy, until, self.now), visible: until },
+            Meeting::Busy(until) => Step::Release {
+                copy: watch_again(copy, until),
+                visible: until,
+            },
+            Meeting::NotDue(until) => Step::Release {
+                copy: copy.clone(),
+                visible: until,
+            },
+            Meeting::Parked(until) => Step::Release {
+                copy: parked_copy(copy, until, self.now),
+                visible: until,
+            },
             Meeting::Die(reason) => {
-                let successor = Successor { why: Leaving::Death, due: self.now };
-                Step::Leave { fence: None, successor, reason: Some(reason.to_owned()), note: None }
+                let successor = Successor {
+                    why: Leaving::Death,
+                    due: self.now,
+                };
+                Step::Leave {
+                    fence: None,
+                    successor,
+                    reason: Some(reason.to_owned()),
+                    note: None,
+                }
             }
         }
     }
@@ -521,7 +680,10 @@ impl World {
     fn crash(&mut self, worker: usize) {
         self.free_messages_of(worker);
         let number = self.next() + 1000;
-        self.workers[worker] = Worker { id: worker_id(number), work: vec![] };
+        self.workers[worker] = Worker {
+            id: worker_id(number),
+            work: vec![],
+        };
     }
 
     /// The connection to the queue is gone: what runs goes on, its acknowledgement is dropped.
@@ -536,8 +698,15 @@ impl World {
 
     fn law_of_truth(&self) {
         for (id, known) in &self.jobs {
-            let in_queue = || self.queue.values().any(|m| m.jobs.iter().zip(&m.done).any(|(j, done)| j.id() == *id && !done));
-            assert!(known.ended.is_some() || in_queue(), "{id} has not ended and is in no queue");
+            let in_queue = || {
+                self.queue
+                    .values()
+                    .any(|m| m.jobs.iter().zip(&m.done).any(|(j, done)| j.id() == *id && !done))
+            };
+            assert!(
+                known.ended.is_some() || in_queue(),
+                "{id} has not ended and is in no queue"
+            );
         }
     }
 
@@ -555,7 +724,12 @@ impl World {
                 }
             }
             9..=29 => self.deliver(worker, b),
-            30..=79 => self.step(worker, b as usize, mix(u64::from(a ^ b)) as u32, false),
+            30..=79 => self.step(
+                worker,
+                b as usize,
+                u32::try_from(mix(u64::from(a ^ b)) >> 32).unwrap(),
+                false,
+            ),
             80..=83 => self.crash(worker),
             84 => self.disconnect(worker),
             85..=86 => {
@@ -564,7 +738,12 @@ impl World {
                 }
             }
             87..=88 => {
-                let dead: Vec<_> = self.jobs.iter().filter(|(_, k)| k.ended == Some(State::Dead)).map(|(id, _)| *id).collect();
+                let dead: Vec<_> = self
+                    .jobs
+                    .iter()
+                    .filter(|(_, k)| k.ended == Some(State::Dead))
+                    .map(|(id, _)| *id)
+                    .collect();
                 if !dead.is_empty() {
                     self.operator_retry(dead[a as usize % dead.len()], b % 4 != 0);
                 }
@@ -637,8 +816,16 @@ fn live(history: Vec<(u8, u32, u32)>, loss: bool) {
 }
 
 fn cases() -> ProptestConfig {
-    let cases = std::env::var("MILLHAND_LAWS_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
-    ProptestConfig { failure_persistence: None, max_shrink_iters: 2_000, max_shrink_time: 6_000, ..ProptestConfig::with_cases(cases) }
+    let cases = std::env::var("MILLHAND_LAWS_CASES")
+        .ok()
+        .and_then(|n| n.parse().ok())
+        .unwrap_or(250);
+    ProptestConfig {
+        failure_persistence: None,
+        max_shrink_iters: 500,
+        max_shrink_time: 6_000,
+        ..ProptestConfig::with_cases(cases)
+    }
 }
 
 proptest! {

@@ -20,9 +20,15 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
     let slot_at = crew.backend.now();
 
     // Claim: leave to run, or what to do instead.
-    let Some(meeting) = claim(&crew, &job, presence.is_none(), slot.is_some()).await else { return };
+    let Some(meeting) = claim(&crew, &job, presence.is_none(), slot.is_some()).await else {
+        return;
+    };
     let (fence, suspect, crashes) = match meeting {
-        Meeting::Run { fence, suspect, crashes } => (fence, suspect, crashes),
+        Meeting::Run {
+            fence,
+            suspect,
+            crashes,
+        } => (fence, suspect, crashes),
         instead => {
             drop(slot);
             return crew.settle(settlement(&job, without_run(&instead, &crew))).await;
@@ -30,10 +36,16 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
     };
     crew.claimed(id, fence);
     let claimed_at = crew.backend.now();
-    let _alone = if suspect { crew.suspects.acquire().await.ok() } else { None };
+    let _alone = if suspect {
+        crew.suspects.acquire().await.ok()
+    } else {
+        None
+    };
 
     // Run.
-    let Some(task) = crew.registry.get(&job.copy.core.task) else { return };
+    let Some(task) = crew.registry.get(&job.copy.core.task) else {
+        return;
+    };
     let args = job.copy.args();
     let Some(args) = args else { return };
     let ran = crew
@@ -63,7 +75,11 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
         cpu: ran.cpu.map(micros),
         encode: micros(ran.encode),
     };
-    let receipt = if job.copy.due().is_some() { Receipt { enqueue: 0, ..receipt } } else { receipt };
+    let receipt = if job.copy.due().is_some() {
+        Receipt { enqueue: 0, ..receipt }
+    } else {
+        receipt
+    };
     let ended = Ended {
         worker: crew.me,
         started: claimed_at,
@@ -73,11 +89,28 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
         seed: crate::crew::random(),
     };
     let verdict = match decide(ran.outcome, &job.copy, task.retry, ended) {
-        Decision::Succeed(result) => Verdict::Succeed { fence, result, receipt, children: ran.children },
-        Decision::Cancel(note) => Verdict::Cancel { fence, note: Some(note), receipt },
-        Decision::Leave { successor, reason, note } => {
-            Verdict::Leave { fence: Some(fence), successor, reason, note: Some(note), receipt: Some(receipt) }
-        }
+        Decision::Succeed(result) => Verdict::Succeed {
+            fence,
+            result,
+            receipt,
+            children: ran.children,
+        },
+        Decision::Cancel(note) => Verdict::Cancel {
+            fence,
+            note: Some(note),
+            receipt,
+        },
+        Decision::Leave {
+            successor,
+            reason,
+            note,
+        } => Verdict::Leave {
+            fence: Some(fence),
+            successor,
+            reason,
+            note: Some(note),
+            receipt: Some(receipt),
+        },
         Decision::GiveBack => Verdict::GiveBack { fence, worker: crew.me },
     };
 
@@ -136,7 +169,10 @@ fn without_run(meeting: &Meeting, crew: &Crew) -> Verdict {
         Meeting::Parked(until) => Verdict::Release(Release::Parked(until)),
         Meeting::Die(reason) => Verdict::Leave {
             fence: None,
-            successor: Successor { why: Leaving::Death, due: crew.backend.now() },
+            successor: Successor {
+                why: Leaving::Death,
+                due: crew.backend.now(),
+            },
             reason: Some(reason.to_owned()),
             note: None,
             receipt: None,
@@ -145,7 +181,11 @@ fn without_run(meeting: &Meeting, crew: &Crew) -> Verdict {
 }
 
 pub(crate) fn settlement(job: &Waiting, verdict: Verdict) -> Settlement {
-    Settlement { delivery: job.delivery, copy: job.copy.clone(), verdict }
+    Settlement {
+        delivery: job.delivery,
+        copy: job.copy.clone(),
+        verdict,
+    }
 }
 
 impl Crew {
@@ -156,7 +196,10 @@ impl Crew {
             return Some(format!("task {task} is not known here"));
         }
         if copy.core.task_version > 0 {
-            return Some(format!("version {} of task {task} is not known here", copy.core.task_version));
+            return Some(format!(
+                "version {} of task {task} is not known here",
+                copy.core.task_version
+            ));
         }
         if Codec::try_from(copy.core.codec).is_err() {
             return Some(format!("codec {} is not known here", copy.core.codec));
@@ -169,4 +212,3 @@ impl Crew {
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
-

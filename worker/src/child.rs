@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use millhand_proto::{ErrorText, JobId, Outcome, limits};
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::process::{Signal, getpid, getpgrp, kill_process_group};
+use rustix::process::{Signal, getpgrp, getpid, kill_process_group};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Facts, States};
@@ -65,24 +65,34 @@ fn try_serve(registry: Arc<Registry>, states: Arc<States>) -> Result<Infallible,
     // A process that a handler starts must not get the socket as its standard input.
     fcntl_setfd(std::io::stdin(), FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
     let mut outgoing = incoming.try_clone()?;
-    let tasks = registry.tasks().filter(|(_, task)| matches!(task.handler, Handler::Process(_)));
+    let tasks = registry
+        .tasks()
+        .filter(|(_, task)| matches!(task.handler, Handler::Process(_)));
     let tasks = tasks.map(|(name, _)| name.clone()).collect();
-    Frame::Hello(Hello { version: VERSION, pid: std::process::id(), tasks }).write_to(&mut outgoing)?;
+    Frame::Hello(Hello {
+        version: VERSION,
+        pid: std::process::id(),
+        tasks,
+    })
+    .write_to(&mut outgoing)?;
 
     let running = Running::default();
     let (jobs, queue) = channel::<(RunFrame, CancellationToken)>();
     let known = Arc::clone(&running);
-    std::thread::Builder::new().name("millhand-child".to_owned()).stack_size(STACK).spawn(move || {
-        for (frame, cancelled) in queue {
-            let job = frame.job;
-            let done = run(&registry, &states, frame, cancelled);
-            known.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
-            if let Err(error) = Frame::Done(done).write_to(&mut outgoing) {
-                eprintln!("millhand child: {error}");
-                end(1);
+    std::thread::Builder::new()
+        .name("millhand-child".to_owned())
+        .stack_size(STACK)
+        .spawn(move || {
+            for (frame, cancelled) in queue {
+                let job = frame.job;
+                let done = run(&registry, &states, frame, cancelled);
+                known.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
+                if let Err(error) = Frame::Done(done).write_to(&mut outgoing) {
+                    eprintln!("millhand child: {error}");
+                    end(1);
+                }
             }
-        }
-    })?;
+        })?;
     read(&mut incoming, &jobs, &running)
 }
 
@@ -117,19 +127,30 @@ fn read(
 
 fn run(registry: &Registry, states: &Arc<States>, frame: RunFrame, cancelled: CancellationToken) -> Done {
     let job = frame.job;
-    let deadline = frame.deadline_ms.and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
+    let deadline = frame
+        .deadline_ms
+        .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
     let Some(Handler::Process(handler)) = registry.get(&frame.task).map(|task| &task.handler) else {
         let error = format!("the child does not know task {}", frame.task);
         return Done {
             job,
-            answer: Answer::Failed { error, retry_in_ms: None },
+            answer: Answer::Failed {
+                error,
+                retry_in_ms: None,
+            },
             run: 0,
             encode: 0,
             cpu: None,
             children: Vec::new(),
         };
     };
-    let facts = Facts { job, task: frame.task, attempt: frame.attempt, fence: frame.fence, deadline };
+    let facts = Facts {
+        job,
+        task: frame.task,
+        attempt: frame.attempt,
+        fence: frame.fence,
+        deadline,
+    };
     let cx = Context::new(facts, cancelled, Arc::clone(states));
     let (result, cpu) = guarded(handler, frame.args, cx.clone());
     let cpu = micros(cpu);
@@ -137,11 +158,28 @@ fn run(registry: &Registry, states: &Arc<States>, frame: RunFrame, cancelled: Ca
         Ok(handled) => {
             let (run, encode) = (micros(handled.run), micros(handled.encode));
             let children = cx.take_children().iter().map(|parcel| parcel.encode().into()).collect();
-            Done { job, answer: Answer::of(bounded(handled.outcome)), run, encode, cpu: Some(cpu), children }
+            Done {
+                job,
+                answer: Answer::of(bounded(handled.outcome)),
+                run,
+                encode,
+                cpu: Some(cpu),
+                children,
+            }
         }
         Err(error) => {
-            let answer = Answer::Failed { error, retry_in_ms: None };
-            Done { job, answer, run: cpu, encode: 0, cpu: Some(cpu), children: Vec::new() }
+            let answer = Answer::Failed {
+                error,
+                retry_in_ms: None,
+            };
+            Done {
+                job,
+                answer,
+                run: cpu,
+                encode: 0,
+                cpu: Some(cpu),
+                children: Vec::new(),
+            }
         }
     }
 }

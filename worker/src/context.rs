@@ -50,7 +50,12 @@ pub enum EnqueueError {
 
 impl Context {
     pub(crate) fn new(facts: Facts, cancelled: CancellationToken, states: Arc<States>) -> Self {
-        Self(Arc::new(Inner { facts, cancelled, states, children: Mutex::default() }))
+        Self(Arc::new(Inner {
+            facts,
+            cancelled,
+            states,
+            children: Mutex::default(),
+        }))
     }
 
     /// The job's id.
@@ -117,7 +122,9 @@ impl Context {
     pub fn enqueue<T: Task>(&self, job: impl Into<Job<T>>) -> Result<JobId, EnqueueError> {
         let raw = job.into().into_raw()?;
         let mut children = self.0.children.lock().unwrap_or_else(PoisonError::into_inner);
-        let id = raw.given_id().unwrap_or_else(|| JobId::child_of(self.job_id(), &children.len().to_string()));
+        let id = raw
+            .given_id()
+            .unwrap_or_else(|| JobId::child_of(self.job_id(), &children.len().to_string()));
         let mut core = raw.into_core(id, now(), None, None)?;
         core.parent = Some(self.job_id());
         let child = JobCopy::first(core);
@@ -135,13 +142,18 @@ impl Context {
 }
 
 fn now() -> Timestamp {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp::default().plus(since)
 }
 
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Context").field("facts", &self.0.facts).field("cancelled", &self.is_cancelled()).finish()
+        f.debug_struct("Context")
+            .field("facts", &self.0.facts)
+            .field("cancelled", &self.is_cancelled())
+            .finish()
     }
 }
 
@@ -175,7 +187,11 @@ pub(crate) mod tests {
             job: JobId::given("a job"),
             task: TaskName::new(task).unwrap(),
             attempt: 1,
-            fence: Fence { hand: 0, claim: 1, token: 7 },
+            fence: Fence {
+                hand: 0,
+                claim: 1,
+                token: 7,
+            },
             deadline: None,
         }
     }

@@ -42,7 +42,13 @@ pub(crate) struct Crew {
 }
 
 impl Crew {
-    pub(crate) fn new(backend: Arc<dyn Backend>, me: WorkerId, registry: Arc<Registry>, executors: Executors, window: usize) -> Self {
+    pub(crate) fn new(
+        backend: Arc<dyn Backend>,
+        me: WorkerId,
+        registry: Arc<Registry>,
+        executors: Executors,
+        window: usize,
+    ) -> Self {
         Self {
             backend,
             me,
@@ -65,8 +71,19 @@ impl Crew {
         if runs.contains_key(&id) {
             return None;
         }
-        runs.insert(id, Under { stop, fence: None, cancel_asked: false, since: Instant::now() });
-        Some(Presence { crew: Arc::clone(self), id })
+        runs.insert(
+            id,
+            Under {
+                stop,
+                fence: None,
+                cancel_asked: false,
+                since: Instant::now(),
+            },
+        );
+        Some(Presence {
+            crew: Arc::clone(self),
+            id,
+        })
     }
 
     pub(crate) fn claimed(&self, id: JobId, fence: Fence) {
@@ -106,7 +123,9 @@ impl Crew {
         if long.is_empty() {
             return;
         }
-        let Ok(views) = self.backend.read(long.iter().map(|(id, _)| *id).collect()).await else { return };
+        let Ok(views) = self.backend.read(long.iter().map(|(id, _)| *id).collect()).await else {
+            return;
+        };
         for ((id, fence), view) in long.iter().zip(views) {
             // A record that is missing was lost, not taken over: the run goes on.
             let Some(entry) = view.map(|v| v.entry) else { continue };
@@ -173,7 +192,11 @@ pub(crate) struct Slot {
 
 impl Slot {
     pub(crate) fn new(executor: Executor, events: mpsc::UnboundedSender<Event>) -> Self {
-        Self { executor, events, ran: None }
+        Self {
+            executor,
+            events,
+            ran: None,
+        }
     }
 
     /// Gives the slot back after a run.

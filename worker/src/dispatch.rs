@@ -115,41 +115,82 @@ impl Dispatch {
                 () = abandoned.cancelled() => break Ok(()),
             }
         };
-        this.stop(inbox, mails, if abandoned.is_cancelled() { Duration::ZERO } else { grace }).await;
+        this.stop(
+            inbox,
+            mails,
+            if abandoned.is_cancelled() {
+                Duration::ZERO
+            } else {
+                grace
+            },
+        )
+        .await;
         ended
     }
 
     async fn open(plan: Plan) -> Result<(Self, mpsc::UnboundedReceiver<Event>, mpsc::Receiver<Mail>), WorkerError> {
         let me: WorkerId = Mailbox::from_random(*uuid::Uuid::new_v4().as_bytes());
         let slots = plan.slots;
-        let sizes = Sizes { asyncs: slots.asyncs, threads: slots.threads, processes: slots.processes };
+        let sizes = Sizes {
+            asyncs: slots.asyncs,
+            threads: slots.threads,
+            processes: slots.processes,
+        };
         let executors = Executors::start(Arc::clone(&plan.registry), sizes, plan.tasks, plan.states)?;
         let mut benches = HashMap::new();
-        for (executor, slots) in
-            [(Executor::Async, slots.asyncs), (Executor::Thread, slots.threads), (Executor::Process, slots.processes)]
-        {
+        for (executor, slots) in [
+            (Executor::Async, slots.asyncs),
+            (Executor::Thread, slots.threads),
+            (Executor::Process, slots.processes),
+        ] {
             let slots = if plan.registry.uses(executor) { slots } else { 0 };
-            benches.insert(executor, Bench { slots, free: slots, ..Bench::default() });
+            benches.insert(
+                executor,
+                Bench {
+                    slots,
+                    free: slots,
+                    ..Bench::default()
+                },
+            );
         }
         let all: usize = benches.values().map(|b| b.slots).sum();
         let window = (4 * all).clamp(1, limits::SETTLE_WINDOW);
-        let crew = Arc::new(Crew::new(Arc::clone(&plan.backend), me, plan.registry, executors, window));
+        let crew = Arc::new(Crew::new(
+            Arc::clone(&plan.backend),
+            me,
+            plan.registry,
+            executors,
+            window,
+        ));
         let (events, inbox) = mpsc::unbounded_channel();
         let beat = WorkerBeat {
             worker: me,
-            host: std::fs::read_to_string("/proc/sys/kernel/hostname").map_or_else(|_| "localhost".into(), |h| h.trim().to_owned()),
+            host: std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .map_or_else(|_| "localhost".into(), |h| h.trim().to_owned()),
             pid: std::process::id(),
             started: plan.backend.now(),
             queues: plan.queues.clone(),
             slots: u32::try_from(all).unwrap_or(u32::MAX),
             running: 0,
         };
-        let mut this =
-            Self { crew, benches, room: Room::default(), taps: HashMap::new(), under_way: 0, parcel_jobs: 16, beat, events };
+        let mut this = Self {
+            crew,
+            benches,
+            room: Room::default(),
+            taps: HashMap::new(),
+            under_way: 0,
+            parcel_jobs: 16,
+            beat,
+            events,
+        };
         // The consumers make this process known as a worker before its mailbox is opened.
         let prefetch = this.prefetch();
         for queue in plan.queues {
-            let subscription = Subscription { worker: me, queue: queue.clone(), prefetch };
+            let subscription = Subscription {
+                worker: me,
+                queue: queue.clone(),
+                prefetch,
+            };
             let mut consumer = plan.backend.consume(subscription).await?;
             let events = this.events.clone();
             let name = queue.clone();
@@ -161,7 +202,13 @@ impl Dispatch {
                 }
                 let _ = events.send(Event::Deaf(name));
             });
-            this.taps.insert(queue, Tap { flow: consumer.flow, paused: false });
+            this.taps.insert(
+                queue,
+                Tap {
+                    flow: consumer.flow,
+                    paused: false,
+                },
+            );
         }
         let mails = plan.backend.watch(me).await?;
         this.beat().await;
@@ -171,7 +218,9 @@ impl Dispatch {
     /// Gives every free slot a waiting job.
     fn start_waiting(&mut self) {
         for executor in Executor::ALL {
-            let Some(bench) = self.benches.get_mut(&executor) else { continue };
+            let Some(bench) = self.benches.get_mut(&executor) else {
+                continue;
+            };
             while bench.free > 0 {
                 let Some(job) = self.room.next(executor) else { break };
                 bench.free -= 1;
@@ -190,7 +239,9 @@ impl Dispatch {
         match event {
             Event::Delivered(delivery) => self.delivered(*delivery).await,
             Event::Freed(executor, ran) => {
-                let Some(bench) = self.benches.get_mut(&executor) else { return Ok(()) };
+                let Some(bench) = self.benches.get_mut(&executor) else {
+                    return Ok(());
+                };
                 bench.free += 1;
                 if let Some(ran) = ran {
                     let before = bench.pace.room(bench.slots);
@@ -209,19 +260,34 @@ impl Dispatch {
     }
 
     async fn delivered(&mut self, delivery: Delivery) {
-        let Delivery { id, parcel, redeliveries, ready_at, taken_at } = delivery;
+        let Delivery {
+            id,
+            parcel,
+            redeliveries,
+            ready_at,
+            taken_at,
+        } = delivery;
         let arrived_at: Timestamp = self.crew.backend.now();
         let split = must_split(&parcel, redeliveries);
         self.parcel_jobs = (self.parcel_jobs * 15 + parcel.jobs().len() * 16) / 16;
         for copy in parcel.into_jobs() {
             let executor = self.crew.registry.get(&copy.core.task).map(|task| task.executor);
-            let job = Waiting { delivery: id, copy, ready_at, taken_at, arrived_at, since: Instant::now() };
+            let job = Waiting {
+                delivery: id,
+                copy,
+                ready_at,
+                taken_at,
+                arrived_at,
+                since: Instant::now(),
+            };
             if split || self.taps.get(&job.copy.core.queue).is_some_and(|tap| tap.paused) {
                 self.hand_back(vec![job]);
                 continue;
             }
             match executor {
-                Some(executor) if self.benches.get(&executor).is_some_and(|b| b.slots > 0) => self.room.put(executor, job),
+                Some(executor) if self.benches.get(&executor).is_some_and(|b| b.slots > 0) => {
+                    self.room.put(executor, job);
+                }
                 // Not known here: it learns so without a slot.
                 _ => {
                     self.under_way += 1;
@@ -263,7 +329,12 @@ impl Dispatch {
 
     /// Unsettled parcels that each consumer may deliver: the slots and the room, in parcels.
     fn prefetch(&self) -> usize {
-        let jobs: usize = self.benches.values().filter(|b| !b.held).map(|b| b.slots + b.pace.room(b.slots)).sum();
+        let jobs: usize = self
+            .benches
+            .values()
+            .filter(|b| !b.held)
+            .map(|b| b.slots + b.pace.room(b.slots))
+            .sum();
         (jobs * 16 / self.parcel_jobs.max(16)).max(1)
     }
 
@@ -289,8 +360,14 @@ impl Dispatch {
     }
 
     async fn read_pauses(&mut self) {
-        let Ok(views) = self.crew.backend.queues().await else { return };
-        let paused: HashSet<QueueName> = views.into_iter().filter(|q| q.paused.is_some()).map(|q| q.name).collect();
+        let Ok(views) = self.crew.backend.queues().await else {
+            return;
+        };
+        let paused: HashSet<QueueName> = views
+            .into_iter()
+            .filter(|q| q.paused.is_some())
+            .map(|q| q.name)
+            .collect();
         let mut changed = false;
         for (queue, tap) in &mut self.taps {
             let pause = paused.contains(queue);
@@ -334,7 +411,12 @@ impl Dispatch {
     }
 
     /// Takes no more; running jobs finish within the grace; the rest goes back.
-    async fn stop(mut self, mut inbox: mpsc::UnboundedReceiver<Event>, mut mails: mpsc::Receiver<Mail>, grace: Duration) {
+    async fn stop(
+        mut self,
+        mut inbox: mpsc::UnboundedReceiver<Event>,
+        mut mails: mpsc::Receiver<Mail>,
+        grace: Duration,
+    ) {
         self.taps.clear();
         let unclaimed = self.room.take(|_| true);
         self.hand_back(unclaimed);

@@ -130,11 +130,20 @@ struct Ended {
 impl Ended {
     /// An end from outside, or one whose timings went with it.
     fn only(outcome: Outcome) -> Self {
-        Self { outcome, run: None, encode: Duration::ZERO, cpu: None, children: Vec::new() }
+        Self {
+            outcome,
+            run: None,
+            encode: Duration::ZERO,
+            cpu: None,
+            children: Vec::new(),
+        }
     }
 
     fn failed(text: impl Into<String>) -> Self {
-        Self::only(Outcome::Failed { error: ErrorText::new(text), retry_in: None })
+        Self::only(Outcome::Failed {
+            error: ErrorText::new(text),
+            retry_in: None,
+        })
     }
 
     fn crashed(text: impl Into<String>) -> Self {
@@ -143,7 +152,13 @@ impl Ended {
 
     fn of(handled: Handled, cpu: Option<Duration>, cx: &Context) -> Self {
         let Handled { outcome, run, encode } = handled;
-        Self { outcome, run: Some(run), encode, cpu, children: cx.take_children() }
+        Self {
+            outcome,
+            run: Some(run),
+            encode,
+            cpu,
+            children: cx.take_children(),
+        }
     }
 }
 
@@ -165,7 +180,11 @@ impl Executors {
         tasks: tokio::runtime::Handle,
         states: Arc<States>,
     ) -> std::io::Result<Self> {
-        let threads = if registry.uses(Executor::Thread) { sizes.threads.max(1) } else { 0 };
+        let threads = if registry.uses(Executor::Thread) {
+            sizes.threads.max(1)
+        } else {
+            0
+        };
         Ok(Self {
             threads: threads::Threads::start(threads)?,
             processes: processes::Processes::new(processes::ChildCommand::this_program()?, sizes.processes),
@@ -180,12 +199,29 @@ impl Executors {
     /// Dropping the future ends an async run and a process, but no thread.
     pub(crate) async fn run(&self, run: Run) -> Ran {
         let started = Instant::now();
-        let Ended { outcome, run: ran, encode, cpu, children } = self.dispatch(&run).await;
+        let Ended {
+            outcome,
+            run: ran,
+            encode,
+            cpu,
+            children,
+        } = self.dispatch(&run).await;
         let whole = started.elapsed();
         let ran = ran.unwrap_or(whole).min(whole);
         let encode = encode.min(whole - ran);
-        let children = if matches!(outcome, Outcome::Succeeded(_)) { children } else { Vec::new() };
-        Ran { outcome, dispatch: whole - ran - encode, run: ran, cpu, encode, children }
+        let children = if matches!(outcome, Outcome::Succeeded(_)) {
+            children
+        } else {
+            Vec::new()
+        };
+        Ran {
+            outcome,
+            dispatch: whole - ran - encode,
+            run: ran,
+            cpu,
+            encode,
+            children,
+        }
     }
 
     async fn dispatch(&self, run: &Run) -> Ended {

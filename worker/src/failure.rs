@@ -40,20 +40,29 @@ enum Next {
 /// Ends the attempt without counting it; the job runs again after `delay`.
 #[must_use]
 pub fn snooze(delay: Duration) -> Failure {
-    Failure { text: format!("snoozed for {delay:?}"), next: Next::Snooze(delay) }
+    Failure {
+        text: format!("snoozed for {delay:?}"),
+        next: Next::Snooze(delay),
+    }
 }
 
 impl Failure {
     /// A failure that another attempt may mend.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
-        Self { text: text.into(), next: Next::Retry(None) }
+        Self {
+            text: text.into(),
+            next: Next::Retry(None),
+        }
     }
 
     /// A failure that no other attempt will mend: the job is dead.
     #[must_use]
     pub fn fatal(error: impl fmt::Display) -> Self {
-        Self { text: error.to_string(), next: Next::Death }
+        Self {
+            text: error.to_string(),
+            next: Next::Death,
+        }
     }
 
     /// The next attempt, if the policy allows one, is to start after `delay`.
@@ -67,7 +76,10 @@ impl Failure {
         let error = ErrorText::new(self.text);
         match self.next {
             Next::Retry(retry_in) => Outcome::Failed { error, retry_in },
-            Next::Death => Outcome::Fatal { reason: "failed".to_owned(), error },
+            Next::Death => Outcome::Fatal {
+                reason: "failed".to_owned(),
+                error,
+            },
             Next::Snooze(delay) => Outcome::Snoozed(delay),
         }
     }
@@ -103,7 +115,10 @@ pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
 
 /// What a panic said.
 pub(crate) fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let said = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let said = panic
+        .downcast_ref::<&str>()
+        .copied()
+        .or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("panicked: {}", said.unwrap_or("without a message"))
 }
 
@@ -123,7 +138,9 @@ mod tests {
         }
         let failure = fails().unwrap_err();
         assert_eq!(failure.to_string(), "the page could not be fetched: connection reset");
-        let Outcome::Failed { retry_in, .. } = failure.into_outcome() else { panic!("retryable") };
+        let Outcome::Failed { retry_in, .. } = failure.into_outcome() else {
+            panic!("retryable")
+        };
         assert_eq!(retry_in, None);
     }
 

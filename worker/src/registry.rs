@@ -80,7 +80,9 @@ pub enum ConfigError {
     #[error("task {0} is registered twice")]
     Twice(TaskName),
     /// A hard limit on the thread executor.
-    #[error("task {0} runs on a thread and has a hard limit, but a thread cannot be stopped from outside: run the task on the process executor, or take the limit away and look at Context::is_cancelled in the handler")]
+    #[error(
+        "task {0} runs on a thread and has a hard limit, but a thread cannot be stopped from outside: run the task on the process executor, or take the limit away and look at Context::is_cancelled in the handler"
+    )]
     HardLimitOnThread(TaskName),
     /// A command task without a command.
     #[error("task {0} has an empty command")]
@@ -166,7 +168,10 @@ impl Registry {
         if task.command.first().is_none_or(String::is_empty) {
             self.errors.push(ConfigError::EmptyCommand(task.name.clone()));
         }
-        let options = TaskOptions { limits: task.limits, retry: task.retry };
+        let options = TaskOptions {
+            limits: task.limits,
+            retry: task.retry,
+        };
         self.add(task.name.as_str(), options, Handler::Command(task.command.into()));
     }
 
@@ -194,7 +199,15 @@ impl Registry {
             return self.errors.push(ConfigError::Twice(name));
         }
         let retry = options.retry.over(RetryPolicy::default());
-        self.tasks.insert(name, Registered { executor, limits, retry, handler });
+        self.tasks.insert(
+            name,
+            Registered {
+                executor,
+                limits,
+                retry,
+                handler,
+            },
+        );
     }
 
     /// Whether the worker was put together rightly; the first mistake if not.
@@ -247,7 +260,10 @@ fn decode<T: Task>(args: &Payload) -> Result<T, Outcome> {
 /// The end of a job whose arguments its task cannot take: no other attempt will mend that.
 pub(crate) fn bad_arguments(task: &str, error: &dyn std::error::Error) -> Outcome {
     let error = ErrorText::new(format!("the arguments do not fit task {task}: {}", with_sources(error)));
-    Outcome::Fatal { reason: "bad_arguments".to_owned(), error }
+    Outcome::Fatal {
+        reason: "bad_arguments".to_owned(),
+        error,
+    }
 }
 
 fn handled<O: serde::Serialize>(started: Instant, answer: Result<O, Outcome>) -> Handled {
@@ -257,11 +273,18 @@ fn handled<O: serde::Serialize>(started: Instant, answer: Result<O, Outcome>) ->
         Ok(Ok(result)) => Outcome::Succeeded(result),
         Ok(Err(error)) => {
             let error = ErrorText::new(format!("the output: {}", with_sources(&error)));
-            Outcome::Fatal { reason: "failed".to_owned(), error }
+            Outcome::Fatal {
+                reason: "failed".to_owned(),
+                error,
+            }
         }
         Err(outcome) => outcome,
     };
-    Handled { outcome, run, encode: encoding.elapsed() }
+    Handled {
+        outcome,
+        run,
+        encode: encoding.elapsed(),
+    }
 }
 
 #[cfg(test)]
@@ -286,7 +309,7 @@ pub(crate) mod tests {
         type Output = ();
     }
 
-    fn double(job: Double) -> Result<u64, Failure> {
+    fn double(job: &Double) -> Result<u64, Failure> {
         Ok(u64::from(job.0) * 2)
     }
 
@@ -294,18 +317,24 @@ pub(crate) mod tests {
     fn mistakes_are_kept_until_the_start() {
         let plain = TaskOptions::default();
         let mut twice = Registry::default();
-        twice.on_thread(|job: Double, _| double(job), plain);
+        twice.on_thread(|job: Double, _| double(&job), plain);
         assert_eq!(twice.check(), Ok(()));
-        twice.on_async(async |job: Double, _| double(job), plain);
+        twice.on_async(async |job: Double, _| double(&job), plain);
         assert!(matches!(twice.check(), Err(ConfigError::Twice(_))));
 
         let mut named = Registry::default();
         named.on_thread(|_: Misnamed, _| Ok(()), plain);
         assert!(matches!(named.check(), Err(ConfigError::Name(_))));
 
-        let hard = TaskOptions { limits: TimeLimits { hard_ms: Some(5), soft_ms: None }, ..plain };
+        let hard = TaskOptions {
+            limits: TimeLimits {
+                hard_ms: Some(5),
+                soft_ms: None,
+            },
+            ..plain
+        };
         let mut limited = Registry::default();
-        limited.on_thread(|job: Double, _| double(job), hard);
+        limited.on_thread(|job: Double, _| double(&job), hard);
         assert!(limited.check().unwrap_err().to_string().contains("cannot be stopped"));
 
         let mut command = Registry::default();
@@ -322,10 +351,12 @@ pub(crate) mod tests {
     #[test]
     fn handlers_decode_run_and_encode() {
         let mut registry = Registry::default();
-        registry.on_process(|job: Double, _| double(job), TaskOptions::default());
+        registry.on_process(|job: Double, _| double(&job), TaskOptions::default());
         let task = registry.get(&TaskName::new("double").unwrap()).unwrap();
         assert_eq!(task.limits.hard(), Some(limits::PROCESS_HARD));
-        let Handler::Process(handler) = &task.handler else { panic!("a process task") };
+        let Handler::Process(handler) = &task.handler else {
+            panic!("a process task")
+        };
         let cx = Context::new(facts("double"), CancellationToken::new(), Arc::default());
 
         let good = handler(Payload::json("21").unwrap(), cx.clone());
@@ -334,6 +365,9 @@ pub(crate) mod tests {
             panic!("bad arguments are fatal")
         };
         assert_eq!(reason, "bad_arguments");
-        assert!(error.as_str().contains("double") && error.as_str().contains("expected u32"), "{error:?}");
+        assert!(
+            error.as_str().contains("double") && error.as_str().contains("expected u32"),
+            "{error:?}"
+        );
     }
 }

@@ -97,7 +97,9 @@ impl Room {
     pub(crate) fn take(&mut self, which: impl Fn(&QueueName) -> bool) -> Vec<Waiting> {
         let mut taken = Vec::new();
         for class in self.lines.iter_mut().flat_map(|l| l.classes.iter_mut()) {
-            let (out, stay) = std::mem::take(class).into_iter().partition(|job| which(&job.copy.core.queue));
+            let (out, stay) = std::mem::take(class)
+                .into_iter()
+                .partition(|job| which(&job.copy.core.queue));
             *class = stay;
             taken.extend::<VecDeque<_>>(out);
         }
@@ -120,8 +122,11 @@ impl Pace {
 
     pub(crate) fn ran(&mut self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        self.mean_micros =
-            if self.runs == 0 { micros } else { (self.mean_micros / 8).saturating_mul(7).saturating_add(micros / 8) };
+        self.mean_micros = if self.runs == 0 {
+            micros
+        } else {
+            (self.mean_micros / 8).saturating_mul(7).saturating_add(micros / 8)
+        };
         self.runs = self.runs.saturating_add(1);
         self.slow = self.slow << 1 | u64::from(took > Duration::from_secs(1));
     }
@@ -169,7 +174,14 @@ mod tests {
             not_understood: vec![],
         };
         let at = Timestamp::MIN_WIRE;
-        Waiting { delivery: DeliveryId(1), copy: JobCopy::first(core), ready_at: at, taken_at: at, arrived_at: at, since }
+        Waiting {
+            delivery: DeliveryId(1),
+            copy: JobCopy::first(core),
+            ready_at: at,
+            taken_at: at,
+            arrived_at: at,
+            since,
+        }
     }
 
     #[test]
@@ -195,7 +207,10 @@ mod tests {
         let now = Instant::now();
         room.put(Executor::Process, waiting(Class::Normal, now));
         room.put(Executor::Process, waiting(Class::Low, now + Duration::from_millis(900)));
-        assert!(room.overdue(Executor::Process, now + Duration::from_millis(999)).is_empty());
+        assert!(
+            room.overdue(Executor::Process, now + Duration::from_millis(999))
+                .is_empty()
+        );
         assert!(room.overdue(Executor::Async, now + Duration::from_secs(9)).is_empty());
         assert_eq!(room.overdue(Executor::Process, now + Duration::from_secs(1)).len(), 2);
     }

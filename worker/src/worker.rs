@@ -29,7 +29,11 @@ impl Default for Slots {
     fn default() -> Self {
         // Respects the quota of a container.
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-        Self { asyncs: 100, threads: cores, processes: cores }
+        Self {
+            asyncs: 100,
+            threads: cores,
+            processes: cores,
+        }
     }
 }
 
@@ -69,8 +73,16 @@ pub struct Worker {
 
 impl std::fmt::Debug for Worker {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let tasks: Vec<_> = self.registry.tasks().map(|(name, task)| format!("{name} ({})", task.executor)).collect();
-        f.debug_struct("Worker").field("queues", &self.queues).field("slots", &self.slots).field("tasks", &tasks).finish()
+        let tasks: Vec<_> = self
+            .registry
+            .tasks()
+            .map(|(name, task)| format!("{name} ({})", task.executor))
+            .collect();
+        f.debug_struct("Worker")
+            .field("queues", &self.queues)
+            .field("slots", &self.slots)
+            .field("tasks", &tasks)
+            .finish()
     }
 }
 
@@ -230,7 +242,11 @@ impl Worker {
         if child::is_child() {
             child::serve(registry, states);
         }
-        let queues = self.queues.iter().map(|q| QueueName::new(q)).collect::<Result<Vec<_>, _>>()?;
+        let queues = self
+            .queues
+            .iter()
+            .map(|q| QueueName::new(q))
+            .collect::<Result<Vec<_>, _>>()?;
         let plan = Plan {
             backend: self.backend,
             queues,
@@ -245,14 +261,16 @@ impl Worker {
         let (answer, done) = tokio::sync::oneshot::channel();
         let abandoned = CancellationToken::new();
         let guard = abandoned.clone().drop_guard();
-        std::thread::Builder::new().name("millhand-loop".into()).spawn(move || {
-            let ended = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .map_err(WorkerError::from)
-                .and_then(|runtime| runtime.block_on(Dispatch::run(plan, until, abandoned)));
-            let _ = answer.send(ended);
-        })?;
+        std::thread::Builder::new()
+            .name("millhand-loop".into())
+            .spawn(move || {
+                let ended = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build()
+                    .map_err(WorkerError::from)
+                    .and_then(|runtime| runtime.block_on(Dispatch::run(plan, until, abandoned)));
+                let _ = answer.send(ended);
+            })?;
         let ended = done.await.unwrap_or(Err(WorkerError::Lost));
         drop(guard);
         ended

@@ -66,7 +66,11 @@ impl std::fmt::Debug for dyn Call {
 impl Committer {
     pub(super) fn start(connection: Connection, mode: Mode, place: String) -> Result<Self> {
         let (calls, inbox) = mpsc::channel::<Box<dyn Call>>();
-        let name = if mode == Mode::Write { "millhand-commit" } else { "millhand-read" };
+        let name = if mode == Mode::Write {
+            "millhand-commit"
+        } else {
+            "millhand-read"
+        };
         let thread = std::thread::Builder::new()
             .name(name.into())
             .spawn(move || {
@@ -82,7 +86,10 @@ impl Committer {
                 }
             })
             .map_err(|e| Error::unreachable("a thread", e))?;
-        Ok(Self { calls: Some(calls), thread: Some(thread) })
+        Ok(Self {
+            calls: Some(calls),
+            thread: Some(thread),
+        })
     }
 
     /// Runs `work` in a transaction with others. It may be run again when another call of the same
@@ -93,7 +100,14 @@ impl Committer {
         R: Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let sent = self.calls.as_ref().is_some_and(|c| c.send(Box::new(Pending { work, result: None, reply })).is_ok());
+        let sent = self.calls.as_ref().is_some_and(|c| {
+            c.send(Box::new(Pending {
+                work,
+                result: None,
+                reply,
+            }))
+            .is_ok()
+        });
         async move {
             if !sent {
                 return Err(Error::Closed);
@@ -109,8 +123,15 @@ impl Committer {
         R: Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let call = Box::new(Pending { work, result: None, reply });
-        self.calls.as_ref().and_then(|c| c.send(call).ok()).ok_or(Error::Closed)?;
+        let call = Box::new(Pending {
+            work,
+            result: None,
+            reply,
+        });
+        self.calls
+            .as_ref()
+            .and_then(|c| c.send(call).ok())
+            .ok_or(Error::Closed)?;
         answer.blocking_recv().unwrap_or(Err(Error::Closed))
     }
 }
@@ -128,12 +149,19 @@ impl Drop for Committer {
 }
 
 fn transact(connection: &Connection, mode: Mode, place: &str, mut batch: Vec<Box<dyn Call>>) {
-    let begin = if mode == Mode::Write { "BEGIN IMMEDIATE" } else { "BEGIN" };
+    let begin = if mode == Mode::Write {
+        "BEGIN IMMEDIATE"
+    } else {
+        "BEGIN"
+    };
     while !batch.is_empty() {
         if let Err(error) = connection.execute_batch(begin) {
             return fail(batch, place, &error);
         }
-        let failed = batch.iter_mut().enumerate().find_map(|(at, call)| call.run(connection).err().map(|e| (at, e)));
+        let failed = batch
+            .iter_mut()
+            .enumerate()
+            .find_map(|(at, call)| call.run(connection).err().map(|e| (at, e)));
         if let Some((at, error)) = failed {
             // The others must not suffer: back to the start without the one that failed.
             let _ = connection.execute_batch("ROLLBACK");

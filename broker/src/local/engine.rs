@@ -43,7 +43,11 @@ pub(super) struct Engine<'c> {
 
 impl<'c> Engine<'c> {
     pub(super) fn new(connection: &'c rusqlite::Connection, now: Timestamp) -> Self {
-        Self { tables: Tables(connection), now, effects: Effects::default() }
+        Self {
+            tables: Tables(connection),
+            now,
+            effects: Effects::default(),
+        }
     }
 
     pub(super) fn push(&mut self, parcel: &Parcel, body: &[u8]) -> Sql<Pushed> {
@@ -90,10 +94,17 @@ impl<'c> Engine<'c> {
     }
 
     /// Writes an entry, and what its end brings with it.
-    fn put(&mut self, place: (RecordKey, QueueName, Class), record: Option<Record>, id: JobId, entry: Entry) -> Sql<()> {
+    fn put(
+        &mut self,
+        place: (RecordKey, QueueName, Class),
+        record: Option<Record>,
+        id: JobId,
+        entry: Entry,
+    ) -> Sql<()> {
         let (key, queue, class) = place;
         if entry.state.is_ended() && !entry.moved {
-            self.tables.put_ended(id, entry.ended.unwrap_or(self.now), entry.state, &entry.task, &queue)?;
+            self.tables
+                .put_ended(id, entry.ended.unwrap_or(self.now), entry.state, &entry.task, &queue)?;
             self.effects.ended.push((id, entry.waiters.clone()));
         }
         let mut record = record.unwrap_or_else(|| Record::new(queue, class));
@@ -117,7 +128,12 @@ impl<'c> Engine<'c> {
                 self.publish(released(copy, *release, self.now))?;
                 Ok(Settled::Done)
             }
-            Verdict::Succeed { fence, result, receipt, children } => {
+            Verdict::Succeed {
+                fence,
+                result,
+                receipt,
+                children,
+            } => {
                 let (record, entry) = load(&self.tables)?;
                 let inline = result.bytes.len() <= limits::INLINE_BYTES;
                 let end = End::Succeeded(inline.then(|| result.clone()));
@@ -141,12 +157,28 @@ impl<'c> Engine<'c> {
                 }
                 Ok(settled(written))
             }
-            Verdict::Leave { fence, successor, reason, note, receipt } => {
+            Verdict::Leave {
+                fence,
+                successor,
+                reason,
+                note,
+                receipt,
+            } => {
                 let (record, entry) = load(&self.tables)?;
-                let (written, entry) =
-                    leave(entry, copy, *fence, *successor, reason.as_deref(), note.clone(), *receipt);
+                let (written, entry) = leave(
+                    entry,
+                    copy,
+                    *fence,
+                    *successor,
+                    reason.as_deref(),
+                    note.clone(),
+                    *receipt,
+                );
                 if let Some(entry) = entry {
-                    let error = note.as_ref().and_then(|n| n.error.as_ref()).map(|e| e.as_str().to_owned());
+                    let error = note
+                        .as_ref()
+                        .and_then(|n| n.error.as_ref())
+                        .map(|e| e.as_str().to_owned());
                     self.hand_over(copy, record, entry, error.as_deref())?;
                 }
                 Ok(settled(written))
@@ -185,7 +217,12 @@ impl<'c> Engine<'c> {
         let place = (copy.core.queue.clone(), copy.core.class);
         let confirmed = confirm(entry, copy, self.now);
         if let Some(here) = confirmed.here {
-            self.put((id.record_at(copy.hop.hand), place.0.clone(), place.1), record, id, here)?;
+            self.put(
+                (id.record_at(copy.hop.hand), place.0.clone(), place.1),
+                record,
+                id,
+                here,
+            )?;
         }
         if let Some(own) = confirmed.own {
             let key = RecordKey::Own(id);
@@ -206,32 +243,53 @@ impl<'c> Engine<'c> {
     fn payload(&self, kind: &str, id: JobId) -> Sql<Option<Payload>> {
         Ok(self.tables.value(kind, id)?.and_then(|body| {
             let (codec, bytes) = body.split_first()?;
-            Some(Payload { codec: (*codec).try_into().ok()?, bytes: Bytes::copy_from_slice(bytes) })
+            Some(Payload {
+                codec: (*codec).try_into().ok()?,
+                bytes: Bytes::copy_from_slice(bytes),
+            })
         }))
     }
 
     /// The job's newest entry; a job without a record is read from its copy.
     fn find(&self, id: JobId) -> Sql<Option<Found>> {
+        let mut newest: Option<Found> = None;
         for key in [id.record_at(0), RecordKey::Own(id)] {
-            if let Some(record) = self.tables.record(key)?
-                && let Some(entry) = record.entry(key, id).filter(|e| !e.moved)
-            {
-                let entry = entry.clone();
-                return Ok(Some(Found { key, queue: record.queue, class: record.class, entry }));
+            let Some(record) = self.tables.record(key)? else {
+                continue;
+            };
+            let Some(entry) = record.entry(key, id).filter(|e| !e.moved).cloned() else {
+                continue;
+            };
+            if newest.as_ref().is_none_or(|found| found.entry.hand < entry.hand) {
+                newest = Some(Found {
+                    key,
+                    queue: record.queue,
+                    class: record.class,
+                    entry,
+                });
             }
         }
+        if newest.is_some() {
+            return Ok(newest);
+        }
         let copies = self.copies(id)?;
-        Ok(copies.into_iter().max_by_key(|(_, copy)| copy.hop.hand).map(|(_, copy)| Found {
-            key: id.record_at(copy.hop.hand),
-            queue: copy.core.queue.clone(),
-            class: copy.core.class,
-            entry: adopt(None, &copy),
-        }))
+        Ok(copies
+            .into_iter()
+            .max_by_key(|(_, copy)| copy.hop.hand)
+            .map(|(_, copy)| Found {
+                key: id.record_at(copy.hop.hand),
+                queue: copy.core.queue.clone(),
+                class: copy.core.class,
+                entry: adopt(None, &copy),
+            }))
     }
 
     fn copies(&self, id: JobId) -> Sql<Vec<(CopyRow, JobCopy)>> {
         let rows = self.tables.copies_of(id.parcel_key())?;
-        Ok(rows.into_iter().filter_map(|row| copy_in(&row, id).map(|copy| (row, copy))).collect())
+        Ok(rows
+            .into_iter()
+            .filter_map(|row| copy_in(&row, id).map(|copy| (row, copy)))
+            .collect())
     }
 
     fn put_found(&mut self, id: JobId, found: Found) -> Sql<()> {
@@ -246,7 +304,9 @@ impl<'c> Engine<'c> {
             Act::Retry(id) => self.retry(*id),
             Act::Drop(id) => self.forget(*id),
             Act::Listen(id, mailbox) => {
-                let Some(mut found) = self.find(*id)? else { return Ok(Acted::Unknown) };
+                let Some(mut found) = self.find(*id)? else {
+                    return Ok(Acted::Unknown);
+                };
                 if !found.entry.state.is_ended() && !found.entry.waiters.contains(mailbox) {
                     found.entry.waiters.push(*mailbox);
                     self.put_found(*id, found)?;
@@ -257,7 +317,9 @@ impl<'c> Engine<'c> {
     }
 
     fn cancel(&mut self, id: JobId, reason: &str) -> Sql<Acted> {
-        let Some(found) = self.find(id)? else { return Ok(Acted::Unknown) };
+        let Some(found) = self.find(id)? else {
+            return Ok(Acted::Unknown);
+        };
         let (answer, entry) = cancel(found.entry.clone(), reason, self.now);
         if let Some(entry) = entry {
             self.put_found(id, Found { entry, ..found })?;
@@ -272,7 +334,10 @@ impl<'c> Engine<'c> {
             Cancel::Cancelled => {
                 // Its copy would be dropped when it is met; a far one may outlive the record.
                 for (row, _) in self.copies(id)? {
-                    if !row.held && Parcel::decode(&row.body).is_ok_and(|o| o.bad.is_empty() && o.parcel.is_some_and(|p| p.jobs().len() == 1)) {
+                    if !row.held
+                        && Parcel::decode(&row.body)
+                            .is_ok_and(|o| o.bad.is_empty() && o.parcel.is_some_and(|p| p.jobs().len() == 1))
+                    {
                         self.tables.delete(row.seq)?;
                     }
                 }
@@ -282,9 +347,18 @@ impl<'c> Engine<'c> {
     }
 
     fn retry(&mut self, id: JobId) -> Sql<Acted> {
-        let Some(found) = self.find(id)? else { return Ok(Acted::Unknown) };
+        let Some(found) = self.find(id)? else {
+            return Ok(Acted::Unknown);
+        };
         let kept = self.tables.value("b", id)?;
-        let copy = kept.and_then(|body| Parcel::decode(&body.into()).ok()?.parcel?.into_jobs().into_iter().next());
+        let copy = kept.and_then(|body| {
+            Parcel::decode(&body.into())
+                .ok()?
+                .parcel?
+                .into_jobs()
+                .into_iter()
+                .next()
+        });
         let Some(copy) = copy else {
             return Ok(Acted::Refused(if found.entry.state == State::Dead {
                 "its arguments are no longer kept".into()
@@ -308,7 +382,9 @@ impl<'c> Engine<'c> {
     }
 
     fn forget(&mut self, id: JobId) -> Sql<Acted> {
-        let Some(found) = self.find(id)? else { return Ok(Acted::Unknown) };
+        let Some(found) = self.find(id)? else {
+            return Ok(Acted::Unknown);
+        };
         if !found.entry.state.is_ended() {
             return Ok(Acted::Refused(format!("it is {}; cancel it first", found.entry.state)));
         }
@@ -320,10 +396,16 @@ impl<'c> Engine<'c> {
     }
 
     fn forget_entry(&mut self, key: RecordKey, id: JobId) -> Sql<()> {
-        let Some(mut record) = self.tables.record(key)? else { return Ok(()) };
+        let Some(mut record) = self.tables.record(key)? else {
+            return Ok(());
+        };
         let slot = millhand_proto::record::slot(key, id);
         record.entries.retain(|e| e.index != slot);
-        if record.entries.is_empty() { self.tables.delete_record(key) } else { self.tables.put_record(key, &record) }
+        if record.entries.is_empty() {
+            self.tables.delete_record(key)
+        } else {
+            self.tables.put_record(key, &record)
+        }
     }
 
     /// Cancels what waits in the queue and is due.
@@ -331,7 +413,9 @@ impl<'c> Engine<'c> {
         let mut purged = 0;
         for row in self.tables.ready(queue, self.now, most.max(1))? {
             self.tables.delete(row.seq)?;
-            let Ok(opened) = Parcel::decode(&row.body) else { continue };
+            let Ok(opened) = Parcel::decode(&row.body) else {
+                continue;
+            };
             for copy in opened.parcel.map(Parcel::into_jobs).unwrap_or_default() {
                 let id = copy.id();
                 let found = self.find(id)?.unwrap_or_else(|| Found {
@@ -357,13 +441,16 @@ impl<'c> Engine<'c> {
     /// Takes a parcel, or a job of it, that cannot be read out of the way.
     pub(super) fn set_aside(&mut self, queue: &str, id: Option<JobId>, reason: &str, body: &[u8]) -> Sql<()> {
         tracing::warn!(queue, ?id, reason, bytes = body.len(), "unreadable; set aside");
-        self.tables.put_unreadable(self.now, queue, reason, body, limits::UNREADABLE)?;
-        let (Some(id), Ok(queue), Ok(task)) =
-            (id, QueueName::new(queue), millhand_proto::TaskName::new("unreadable"))
+        self.tables
+            .put_unreadable(self.now, queue, reason, body, limits::UNREADABLE)?;
+        let (Some(id), Ok(queue), Ok(task)) = (id, QueueName::new(queue), millhand_proto::TaskName::new("unreadable"))
         else {
             return Ok(());
         };
-        if self.find(id)?.is_some_and(|f| f.entry.state != State::Queued && f.entry.state != State::Scheduled) {
+        if self
+            .find(id)?
+            .is_some_and(|f| f.entry.state != State::Queued && f.entry.state != State::Scheduled)
+        {
             return Ok(());
         }
         let core = millhand_proto::Core {
@@ -396,7 +483,15 @@ impl<'c> Engine<'c> {
     }
 
     pub(super) fn view(&self, id: JobId) -> Sql<Option<JobView>> {
-        let Some(Found { queue, class, mut entry, .. }) = self.find(id)? else { return Ok(None) };
+        let Some(Found {
+            queue,
+            class,
+            mut entry,
+            ..
+        }) = self.find(id)?
+        else {
+            return Ok(None);
+        };
         if entry.state == State::Succeeded && entry.result.is_none() {
             entry.result = self.payload("v", id)?;
         }
@@ -407,16 +502,36 @@ impl<'c> Engine<'c> {
             State::Dead => self
                 .tables
                 .value("b", id)?
-                .and_then(|body| Parcel::decode(&body.into()).ok()?.parcel?.into_jobs().into_iter().next())
+                .and_then(|body| {
+                    Parcel::decode(&body.into())
+                        .ok()?
+                        .parcel?
+                        .into_jobs()
+                        .into_iter()
+                        .next()
+                })
                 .and_then(|copy| copy.args()),
             state if state.is_ended() => None,
-            _ => self.copies(id)?.into_iter().max_by_key(|(_, c)| c.hop.hand).and_then(|(_, c)| c.args()),
+            _ => self
+                .copies(id)?
+                .into_iter()
+                .max_by_key(|(_, c)| c.hop.hand)
+                .and_then(|(_, c)| c.args()),
         };
-        Ok(Some(JobView { id, queue, class, entry, args }))
+        Ok(Some(JobView {
+            id,
+            queue,
+            class,
+            entry,
+            args,
+        }))
     }
 
     pub(super) fn list(&self, filter: &JobFilter) -> Sql<JobPage> {
-        let mut page = JobPage { complete: true, ..JobPage::default() };
+        let mut page = JobPage {
+            complete: true,
+            ..JobPage::default()
+        };
         let limit = filter.limit.max(1);
         let wants = |state: State| filter.states.is_empty() || filter.states.contains(&state);
         let fits = |view: &JobView| {
@@ -455,7 +570,10 @@ impl<'c> Engine<'c> {
         let narrow = if ended.len() == 1 { Some(ended[0]) } else { None };
         if !ended.is_empty() && page.jobs.len() <= limit {
             let mut looked = 0;
-            let (task, queue) = (filter.task.as_ref().map(|t| t.as_str()), filter.queue.as_ref().map(QueueName::as_str));
+            let (task, queue) = (
+                filter.task.as_ref().map(|t| t.as_str()),
+                filter.queue.as_ref().map(QueueName::as_str),
+            );
             self.tables.each_ended(narrow, task, queue, limits::LIST_SCAN, |row| {
                 looked += 1;
                 if !ended.iter().any(|s| s.as_str() == row.state) || !seen.insert(row.id) {
@@ -478,13 +596,17 @@ impl<'c> Engine<'c> {
 
     /// Forgets what is older than its retention, a bounded piece at a time.
     pub(super) fn sweep(&mut self, most: usize) -> Sql<usize> {
-        let before = |keep: std::time::Duration| Timestamp::from_micros(self.now.as_micros() - i64::try_from(keep.as_micros()).unwrap_or(0));
+        let before = |keep: std::time::Duration| {
+            Timestamp::from_micros(self.now.as_micros() - i64::try_from(keep.as_micros()).unwrap_or(0))
+        };
         let mut rows = self.tables.oldest_ended(true, before(limits::KEEP_SUCCEEDED), most)?;
         rows.extend(self.tables.oldest_ended(false, before(limits::KEEP_OTHERS), most)?);
         for row in &rows {
             self.tables.delete_ended(row.seq)?;
             // A line may be of an end that an operator's retry undid.
-            let current = self.find(row.id)?.is_some_and(|f| f.entry.state.as_str() == row.state && f.entry.ended == Some(row.at));
+            let current = self
+                .find(row.id)?
+                .is_some_and(|f| f.entry.state.as_str() == row.state && f.entry.ended == Some(row.at));
             if current {
                 for key in [row.id.record_at(0), RecordKey::Own(row.id)] {
                     self.forget_entry(key, row.id)?;

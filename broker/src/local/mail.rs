@@ -97,7 +97,11 @@ impl Switchboard {
         frame[0] = kind;
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             let name = entry.file_name();
-            let Some(id) = name.to_str().and_then(|n| n.strip_suffix(".worker")).and_then(Mailbox::parse) else {
+            let Some(id) = name
+                .to_str()
+                .and_then(|n| n.strip_suffix(".worker"))
+                .and_then(Mailbox::parse)
+            else {
                 continue;
             };
             if !lock(&self.boxes).contains_key(&id) {
@@ -145,7 +149,9 @@ fn pipe(dir: &Path, mailbox: Mailbox) -> PathBuf {
 /// Writes without waiting: a reader that is gone or a full pipe is no concern of the writer's.
 fn write(path: &Path, frames: &[u8]) {
     let nonblocking = i32::try_from(rustix::fs::OFlags::NONBLOCK.bits()).unwrap_or(0);
-    let Ok(mut file) = OpenOptions::new().write(true).custom_flags(nonblocking).open(path) else { return };
+    let Ok(mut file) = OpenOptions::new().write(true).custom_flags(nonblocking).open(path) else {
+        return;
+    };
     // Whole frames only: what fits into PIPE_BUF (at least 512 bytes) is written at once or not.
     for chunk in frames.chunks(FRAME * 30) {
         if file.write(chunk).is_err() {
@@ -167,15 +173,17 @@ impl Inbox {
         make_pipe(&path)?;
         // Opened for both ways, so that it neither waits for a writer nor ends without one.
         let mut file: File = OpenOptions::new().read(true).write(true).open(&path)?;
-        std::thread::Builder::new().name("millhand-mail".into()).spawn(move || {
-            let mut buffer = [0; FRAME * READ_FRAMES];
-            while let Ok(read) = file.read(&mut buffer) {
-                if read == 0 || buffer[..read].first() == Some(&b'Q') {
-                    break;
+        std::thread::Builder::new()
+            .name("millhand-mail".into())
+            .spawn(move || {
+                let mut buffer = [0; FRAME * READ_FRAMES];
+                while let Ok(read) = file.read(&mut buffer) {
+                    if read == 0 || buffer[..read].first() == Some(&b'Q') {
+                        break;
+                    }
+                    board.received(mailbox, &buffer[..read]);
                 }
-                board.received(mailbox, &buffer[..read]);
-            }
-        })?;
+            })?;
         Ok(Self { path })
     }
 }
@@ -196,6 +204,14 @@ fn make_pipe(path: &Path) -> std::io::Result<()> {
 #[cfg(target_vendor = "apple")]
 fn make_pipe(path: &Path) -> std::io::Result<()> {
     // rustix has no mkfifo there; the program is in every POSIX system, and this runs once.
-    let status = std::process::Command::new("mkfifo").arg("-m").arg("600").arg(path).status()?;
-    if status.success() { Ok(()) } else { Err(std::io::Error::other("mkfifo failed")) }
+    let status = std::process::Command::new("mkfifo")
+        .arg("-m")
+        .arg("600")
+        .arg(path)
+        .status()?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(std::io::Error::other("mkfifo failed"))
+    }
 }

@@ -38,7 +38,11 @@ impl Presence {
         lock.try_lock().map_err(std::io::Error::from)?;
         let inbox = Inbox::open(dir, me, Arc::clone(board))?;
         std::fs::rename(&draft, &path)?;
-        Ok(Self { path, _lock: lock, _inbox: inbox })
+        Ok(Self {
+            path,
+            _lock: lock,
+            _inbox: inbox,
+        })
     }
 }
 
@@ -61,8 +65,12 @@ pub(super) fn gone(dir: &Path, mine: impl Fn(Mailbox) -> bool) -> Vec<(Mailbox, 
     let mut gone = Vec::new();
     for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        let Some((id, kind)) = name.to_str().and_then(|n| n.split_once('.')) else { continue };
-        let Some(id) = Mailbox::parse(id).filter(|id| !mine(*id)) else { continue };
+        let Some((id, kind)) = name.to_str().and_then(|n| n.split_once('.')) else {
+            continue;
+        };
+        let Some(id) = Mailbox::parse(id).filter(|id| !mine(*id)) else {
+            continue;
+        };
         if !matches!(kind, "worker" | "waiter" | "draft") {
             continue;
         }
@@ -72,7 +80,11 @@ pub(super) fn gone(dir: &Path, mine: impl Fn(Mailbox) -> bool) -> Vec<(Mailbox, 
         }
         if kind == "draft" {
             // A process between making and locking it: only an old one is left over.
-            let old = entry.metadata().and_then(|m| m.modified()).ok().and_then(|m| m.elapsed().ok());
+            let old = entry
+                .metadata()
+                .and_then(|m| m.modified())
+                .ok()
+                .and_then(|m| m.elapsed().ok());
             if old.is_none_or(|age| age.as_secs() < 60) {
                 continue;
             }

@@ -61,7 +61,7 @@ impl Ledger {
 
     /// Whether the delivery holds one job and no more.
     pub(super) fn alone(&self, delivery: DeliveryId) -> bool {
-        lock(&self.held).get(&delivery).is_some_and(|held| held.left.len() == 1 )
+        lock(&self.held).get(&delivery).is_some_and(|held| held.left.len() == 1)
     }
 
     /// Notes that a job of the delivery is settled; answers the delivery when it was the last.
@@ -85,7 +85,11 @@ impl Ledger {
     fn hold(&self, delivery: DeliveryId, parcel: &Parcel, counts: &Arc<Counts>) {
         let left = parcel.jobs().iter().map(millhand_proto::JobCopy::id).collect();
         lock(&counts.held)[usize::from(parcel.class().number())] += 1;
-        let held = Held { left, class: parcel.class(), counts: Arc::clone(counts) };
+        let held = Held {
+            left,
+            class: parcel.class(),
+            counts: Arc::clone(counts),
+        };
         lock(&self.held).insert(delivery, held);
     }
 }
@@ -125,7 +129,9 @@ async fn pump(
             let (rows, next_due) = take(local, subscription, free).await?;
             let full = !rows.is_empty();
             for row in rows {
-                let Some(delivery) = open(local, row).await? else { continue };
+                let Some(delivery) = open(local, row).await? else {
+                    continue;
+                };
                 local.ledger.hold(delivery.id, &delivery.parcel, &counts);
                 if out.send(delivery).await.is_err() {
                     return Ok(());
@@ -147,7 +153,11 @@ async fn pump(
     }
 }
 
-async fn take(local: &Local, subscription: &Subscription, free: [usize; 3]) -> Result<(Vec<CopyRow>, Option<Timestamp>)> {
+async fn take(
+    local: &Local,
+    subscription: &Subscription,
+    free: [usize; 3],
+) -> Result<(Vec<CopyRow>, Option<Timestamp>)> {
     let (worker, queue) = (subscription.worker, subscription.queue.clone());
     local
         .write(move |engine: &mut Engine<'_>| {
@@ -161,7 +171,11 @@ async fn take(local: &Local, subscription: &Subscription, free: [usize; 3]) -> R
                     rows.extend(engine.tables.take(&queue, class, worker, engine.now, free)?);
                 }
             }
-            let next = if rows.is_empty() { engine.tables.next_due(&queue)? } else { None };
+            let next = if rows.is_empty() {
+                engine.tables.next_due(&queue)?
+            } else {
+                None
+            };
             Ok((rows, next))
         })
         .await
@@ -171,7 +185,14 @@ async fn take(local: &Local, subscription: &Subscription, free: [usize; 3]) -> R
 async fn open(local: &Local, row: CopyRow) -> Result<Option<Delivery>> {
     let taken_at = local.clock.now();
     let (parcel, bad) = match Parcel::decode(&row.body) {
-        Ok(opened) => (opened.parcel, opened.bad.into_iter().map(|b| (b.id, b.error.to_string(), b.bytes)).collect()),
+        Ok(opened) => (
+            opened.parcel,
+            opened
+                .bad
+                .into_iter()
+                .map(|b| (b.id, b.error.to_string(), b.bytes))
+                .collect(),
+        ),
         Err(error) => (None, vec![(None, error.to_string(), row.body.clone())]),
     };
     // A row whose columns say something else than its parcel was not written by Millhand.
@@ -192,7 +213,11 @@ async fn open(local: &Local, row: CopyRow) -> Result<Option<Delivery>> {
                 for (id, reason, body) in &bad {
                     engine.set_aside(&queue, *id, reason, body)?;
                 }
-                if nothing_left { engine.tables.delete(seq) } else { Ok(()) }
+                if nothing_left {
+                    engine.tables.delete(seq)
+                } else {
+                    Ok(())
+                }
             })
             .await?;
     }

@@ -53,7 +53,9 @@ CREATE TABLE workers (
 /// Opens a database in memory.
 pub(super) fn in_memory() -> Result<Connection> {
     let connection = Connection::open_in_memory().map_err(|e| Error::unreachable("memory:", e))?;
-    connection.execute_batch(SCHEMA).map_err(|e| Error::unreachable("memory:", e))?;
+    connection
+        .execute_batch(SCHEMA)
+        .map_err(|e| Error::unreachable("memory:", e))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }
@@ -61,7 +63,10 @@ pub(super) fn in_memory() -> Result<Connection> {
 /// Opens the file, makes it when there is none, and checks that it is ours and not newer.
 pub(super) fn open(path: &Path) -> Result<Connection> {
     let shown = format!("sqlite:{}", path.display());
-    let unusable = |problem: String| Error::Unusable { what: shown.clone(), problem };
+    let unusable = |problem: String| Error::Unusable {
+        what: shown.clone(),
+        problem,
+    };
     let explain = |e: rusqlite::Error| match e.sqlite_error_code() {
         Some(rusqlite::ErrorCode::NotADatabase) => unusable("the file is not a SQLite database".into()),
         Some(rusqlite::ErrorCode::CannotOpen) => {
@@ -76,8 +81,12 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(explain)?;
     connection.busy_handler(Some(wait_for_lock)).map_err(explain)?;
-    let application: i64 = connection.query_row("PRAGMA application_id", [], |r| r.get(0)).map_err(explain)?;
-    let tables: i64 = connection.query_row("SELECT count(*) FROM sqlite_master", [], |r| r.get(0)).map_err(explain)?;
+    let application: i64 = connection
+        .query_row("PRAGMA application_id", [], |r| r.get(0))
+        .map_err(explain)?;
+    let tables: i64 = connection
+        .query_row("SELECT count(*) FROM sqlite_master", [], |r| r.get(0))
+        .map_err(explain)?;
     if application != APPLICATION && tables > 0 {
         return Err(unusable("the file is a SQLite database of another program".into()));
     }
@@ -86,7 +95,11 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     loop {
         match connection.query_row("PRAGMA journal_mode = WAL", [], |r| r.get::<_, String>(0)) {
             Ok(mode) if mode == "wal" => break,
-            Ok(mode) => return Err(unusable(format!("it cannot be used with a write-ahead log ({mode}); network folders cannot"))),
+            Ok(mode) => {
+                return Err(unusable(format!(
+                    "it cannot be used with a write-ahead log ({mode}); network folders cannot"
+                )));
+            }
             Err(e) if e.sqlite_error_code() == Some(rusqlite::ErrorCode::DatabaseBusy) && tries < 500 => {
                 tries += 1;
                 std::thread::sleep(Duration::from_millis(10));
@@ -97,16 +110,25 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     connection
         .execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_size = -16000;")
         .map_err(explain)?;
-    let transaction =
-        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).map_err(explain)?;
-    let version: i64 = transaction.query_row("PRAGMA user_version", [], |r| r.get(0)).map_err(explain)?;
+    let transaction = connection
+        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
+        .map_err(explain)?;
+    let version: i64 = transaction
+        .query_row("PRAGMA user_version", [], |r| r.get(0))
+        .map_err(explain)?;
     if version > VERSION {
-        return Err(unusable(format!("its version {version} is newer than this build knows ({VERSION}); update millhand")));
+        return Err(unusable(format!(
+            "its version {version} is newer than this build knows ({VERSION}); update millhand"
+        )));
     }
     if version == 0 {
         transaction.execute_batch(SCHEMA).map_err(explain)?;
-        transaction.pragma_update(None, "application_id", APPLICATION).map_err(explain)?;
-        transaction.pragma_update(None, "user_version", VERSION).map_err(explain)?;
+        transaction
+            .pragma_update(None, "application_id", APPLICATION)
+            .map_err(explain)?;
+        transaction
+            .pragma_update(None, "user_version", VERSION)
+            .map_err(explain)?;
     }
     transaction.commit().map_err(explain)?;
     connection.set_prepared_statement_cache_capacity(64);

@@ -76,15 +76,30 @@ impl Tables<'_> {
     }
 
     /// Gives due parcels to `worker`, oldest first.
-    pub(super) fn take(&self, queue: &QueueName, class: Class, worker: WorkerId, now: Timestamp, limit: usize) -> Sql<Vec<CopyRow>> {
+    pub(super) fn take(
+        &self,
+        queue: &QueueName,
+        class: Class,
+        worker: WorkerId,
+        now: Timestamp,
+        limit: usize,
+    ) -> Sql<Vec<CopyRow>> {
         let mut statement = self.0.prepare_cached(
             "UPDATE copies SET owner = ?1 WHERE seq IN (
                SELECT seq FROM copies INDEXED BY copies_ready
                WHERE queue = ?2 AND class = ?3 AND owner IS NULL AND due <= ?4 ORDER BY due LIMIT ?5)
              RETURNING seq, queue, class, due, owner IS NOT NULL, redeliveries, body",
         )?;
-        let rows = statement
-            .query_map(params![worker.as_bytes(), queue.as_str(), class.number(), now.as_micros(), limit], copy_row)?;
+        let rows = statement.query_map(
+            params![
+                worker.as_bytes(),
+                queue.as_str(),
+                class.number(),
+                now.as_micros(),
+                limit
+            ],
+            copy_row,
+        )?;
         let mut rows = rows.collect::<Sql<Vec<_>>>()?;
         rows.sort_by_key(|row| (row.due, row.seq));
         Ok(rows)
@@ -106,7 +121,9 @@ impl Tables<'_> {
     }
 
     pub(super) fn delete(&self, seq: i64) -> Sql<()> {
-        self.0.prepare_cached("DELETE FROM copies WHERE seq = ?")?.execute([seq])?;
+        self.0
+            .prepare_cached("DELETE FROM copies WHERE seq = ?")?
+            .execute([seq])?;
         Ok(())
     }
 
@@ -138,7 +155,9 @@ impl Tables<'_> {
 
     /// Looks at parcels, newest first, until `see` says stop.
     pub(super) fn each_copy(&self, mut see: impl FnMut(CopyRow) -> Sql<bool>) -> Sql<()> {
-        let mut statement = self.0.prepare_cached(&format!("SELECT {COPY} FROM copies ORDER BY seq DESC"))?;
+        let mut statement = self
+            .0
+            .prepare_cached(&format!("SELECT {COPY} FROM copies ORDER BY seq DESC"))?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             if !see(copy_row(row)?)? {
@@ -174,12 +193,16 @@ impl Tables<'_> {
             .optional()?;
         // A record that cannot be read is no reason to drop a job: it counts as missing.
         Ok(found.and_then(|body| {
-            Record::decode(&body).map_err(|error| tracing::warn!(?key, %error, "a record is taken for missing")).ok()
+            Record::decode(&body)
+                .map_err(|error| tracing::warn!(?key, %error, "a record is taken for missing"))
+                .ok()
         }))
     }
 
     pub(super) fn put_record(&self, key: RecordKey, record: &Record) -> Sql<()> {
-        let body = record.encode().map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        let body = record
+            .encode()
+            .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
         self.0
             .prepare_cached("INSERT OR REPLACE INTO records (key, body) VALUES (?, ?)")?
             .execute(params![key.to_bytes(), body])?;
@@ -187,7 +210,9 @@ impl Tables<'_> {
     }
 
     pub(super) fn delete_record(&self, key: RecordKey) -> Sql<()> {
-        self.0.prepare_cached("DELETE FROM records WHERE key = ?")?.execute([key.to_bytes()])?;
+        self.0
+            .prepare_cached("DELETE FROM records WHERE key = ?")?
+            .execute([key.to_bytes()])?;
         Ok(())
     }
 
@@ -206,14 +231,29 @@ impl Tables<'_> {
     }
 
     pub(super) fn delete_values(&self, id: JobId) -> Sql<()> {
-        self.0.prepare_cached("DELETE FROM vals WHERE kind IN ('v', 'b') AND id = ?")?.execute([id.as_bytes()])?;
+        self.0
+            .prepare_cached("DELETE FROM vals WHERE kind IN ('v', 'b') AND id = ?")?
+            .execute([id.as_bytes()])?;
         Ok(())
     }
 
-    pub(super) fn put_ended(&self, id: JobId, at: Timestamp, state: State, task: &TaskName, queue: &QueueName) -> Sql<()> {
+    pub(super) fn put_ended(
+        &self,
+        id: JobId,
+        at: Timestamp,
+        state: State,
+        task: &TaskName,
+        queue: &QueueName,
+    ) -> Sql<()> {
         self.0
             .prepare_cached("INSERT INTO ended (id, at, state, task, queue) VALUES (?, ?, ?, ?, ?)")?
-            .execute(params![id.as_bytes(), at.as_micros(), state.as_str(), task.as_str(), queue.as_str()])?;
+            .execute(params![
+                id.as_bytes(),
+                at.as_micros(),
+                state.as_str(),
+                task.as_str(),
+                queue.as_str()
+            ])?;
         Ok(())
     }
 
@@ -253,11 +293,16 @@ impl Tables<'_> {
         } else {
             "SELECT seq, id, at, state FROM (SELECT * FROM ended INDEXED BY ended_others WHERE state <> 'succeeded' ORDER BY seq LIMIT ?2) WHERE at < ?1"
         };
-        self.0.prepare_cached(sql)?.query_map(params![before.as_micros(), limit], ended_row)?.collect()
+        self.0
+            .prepare_cached(sql)?
+            .query_map(params![before.as_micros(), limit], ended_row)?
+            .collect()
     }
 
     pub(super) fn delete_ended(&self, seq: i64) -> Sql<()> {
-        self.0.prepare_cached("DELETE FROM ended WHERE seq = ?")?.execute([seq])?;
+        self.0
+            .prepare_cached("DELETE FROM ended WHERE seq = ?")?
+            .execute([seq])?;
         Ok(())
     }
 
@@ -279,7 +324,10 @@ impl Tables<'_> {
     }
 
     pub(super) fn controlled_queues(&self) -> Sql<Vec<String>> {
-        self.0.prepare_cached("SELECT queue FROM control")?.query_map([], |r| r.get(0))?.collect()
+        self.0
+            .prepare_cached("SELECT queue FROM control")?
+            .query_map([], |r| r.get(0))?
+            .collect()
     }
 
     /// Keeps bytes that are no parcel, the newest `most` of them.
@@ -288,7 +336,10 @@ impl Tables<'_> {
             "INSERT INTO unreadable (at, queue, reason, body) VALUES (?, ?, ?, ?)",
             params![at.as_micros(), queue, reason, body],
         )?;
-        self.0.execute("DELETE FROM unreadable WHERE seq <= (SELECT max(seq) FROM unreadable) - ?", [most])?;
+        self.0.execute(
+            "DELETE FROM unreadable WHERE seq <= (SELECT max(seq) FROM unreadable) - ?",
+            [most],
+        )?;
         Ok(())
     }
 
@@ -296,7 +347,14 @@ impl Tables<'_> {
         self.0
             .prepare_cached("SELECT queue, at, reason, length(body) FROM unreadable ORDER BY seq DESC LIMIT ?")?
             .query_map([limit], |r| {
-                Ok((r.get(0)?, Unreadable { at: time(r, 1)?, reason: r.get(2)?, bytes: r.get(3)? }))
+                Ok((
+                    r.get(0)?,
+                    Unreadable {
+                        at: time(r, 1)?,
+                        reason: r.get(2)?,
+                        bytes: r.get(3)?,
+                    },
+                ))
             })?
             .collect()
     }
@@ -319,7 +377,8 @@ impl Tables<'_> {
     }
 
     pub(super) fn delete_beat(&self, worker: WorkerId) -> Sql<()> {
-        self.0.execute("DELETE FROM workers WHERE id = ?", [worker.as_bytes()])?;
+        self.0
+            .execute("DELETE FROM workers WHERE id = ?", [worker.as_bytes()])?;
         Ok(())
     }
 
@@ -347,13 +406,21 @@ impl Tables<'_> {
 
 fn ended_row(row: &Row<'_>) -> Sql<EndedRow> {
     let id: Vec<u8> = row.get(1)?;
-    let id = <[u8; 16]>::try_from(id)
-        .map_err(|_| rusqlite::Error::InvalidColumnType(1, "id".into(), Type::Blob))?;
-    Ok(EndedRow { seq: row.get(0)?, id: JobId::from_bytes(id), at: time(row, 2)?, state: row.get(3)? })
+    let id = <[u8; 16]>::try_from(id).map_err(|_| rusqlite::Error::InvalidColumnType(1, "id".into(), Type::Blob))?;
+    Ok(EndedRow {
+        seq: row.get(0)?,
+        id: JobId::from_bytes(id),
+        at: time(row, 2)?,
+        state: row.get(3)?,
+    })
 }
 
 /// The newest copy of `id` in a row, if the row can be read and holds it.
 pub(super) fn copy_in(row: &CopyRow, id: JobId) -> Option<JobCopy> {
     let parcel = Parcel::decode(&row.body).ok()?.parcel?;
-    parcel.into_jobs().into_iter().filter(|job| job.id() == id).max_by_key(|job| job.hop.hand)
+    parcel
+        .into_jobs()
+        .into_iter()
+        .filter(|job| job.id() == id)
+        .max_by_key(|job| job.hop.hand)
 }

@@ -29,7 +29,11 @@ pub fn cancel(mut entry: Entry, reason: &str, now: Timestamp) -> (Cancel, Option
         return (Cancel::Asked(owner), Some(entry));
     }
     // A death keeps its hand.
-    if entry.leaving.take().is_some_and(|successor| successor.why != Leaving::Death) {
+    if entry
+        .leaving
+        .take()
+        .is_some_and(|successor| successor.why != Leaving::Death)
+    {
         entry.hand += 1;
     }
     entry.state = State::Cancelled;

@@ -53,7 +53,10 @@ pub fn confirm(entry: Entry, copy: &JobCopy, now: Timestamp) -> Confirmed {
         next.state = State::Dead;
         next.ended = Some(now);
         next.due = None;
-        return Confirmed { here: Some(next), own: None };
+        return Confirmed {
+            here: Some(next),
+            own: None,
+        };
     }
     next.hand += 1;
     next.claims = 0;
@@ -64,7 +67,10 @@ pub fn confirm(entry: Entry, copy: &JobCopy, now: Timestamp) -> Confirmed {
     next.detached = false;
     let id = copy.id();
     if id.record_at(copy.hop.hand) == id.record_at(next.hand) {
-        return Confirmed { here: Some(next), own: None };
+        return Confirmed {
+            here: Some(next),
+            own: None,
+        };
     }
     next.index = 0;
     let mut old = entry;
@@ -73,14 +79,22 @@ pub fn confirm(entry: Entry, copy: &JobCopy, now: Timestamp) -> Confirmed {
     old.notes.clear();
     old.waiters.clear();
     old.receipt = None;
-    Confirmed { here: Some(old), own: Some(next) }
+    Confirmed {
+        here: Some(old),
+        own: Some(next),
+    }
 }
 
 /// `confirm` for a store that can lose its memory: writes only what `published` was, since the
 /// record may tell of another's decision by now. Also answers whether the present copy may be
 /// acknowledged; if not, the death is nowhere remembered, and the copy must be met again.
 #[must_use]
-pub fn confirm_published(entry: Option<Entry>, copy: &JobCopy, published: Successor, now: Timestamp) -> (bool, Confirmed) {
+pub fn confirm_published(
+    entry: Option<Entry>,
+    copy: &JobCopy,
+    published: Successor,
+    now: Timestamp,
+) -> (bool, Confirmed) {
     let nothing = Confirmed { here: None, own: None };
     let Some(entry) = entry.filter(|entry| entry.hand >= copy.hop.hand) else {
         return (published.why != Leaving::Death, nothing);

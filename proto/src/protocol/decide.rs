@@ -59,7 +59,10 @@ pub fn decide(outcome: Outcome, copy: &JobCopy, policy: RetryPolicy, ended: Ende
         next,
     };
     let die = |reason: &str, end, error| Decision::Leave {
-        successor: Successor { why: Leaving::Death, due: ended.now },
+        successor: Successor {
+            why: Leaving::Death,
+            due: ended.now,
+        },
         reason: Some(reason.to_owned()),
         note: note(end, Some(error), None),
     };
@@ -69,25 +72,37 @@ pub fn decide(outcome: Outcome, copy: &JobCopy, policy: RetryPolicy, ended: Ende
         if failed > policy.retries {
             return die(exhausted, end, error);
         }
-        let due = ended.now.plus(wish.unwrap_or_else(|| policy.delay(failed, ended.seed)).min(limits::HORIZON));
+        let due = ended.now.plus(
+            wish.unwrap_or_else(|| policy.delay(failed, ended.seed))
+                .min(limits::HORIZON),
+        );
         if copy.core.expires.is_some_and(|expires| due >= expires) {
             return die("expires_before_retry", end, error);
         }
         Decision::Leave {
-            successor: Successor { why: Leaving::Retry, due },
+            successor: Successor {
+                why: Leaving::Retry,
+                due,
+            },
             reason: None,
             note: note(end, Some(error), Some(due)),
         }
     };
     match outcome {
         Outcome::Succeeded(result) if result.bytes.len() > limits::RESULT_BYTES => {
-            let error = format!("the result has {} bytes; the limit is {}", result.bytes.len(), limits::RESULT_BYTES);
+            let error = format!(
+                "the result has {} bytes; the limit is {}",
+                result.bytes.len(),
+                limits::RESULT_BYTES
+            );
             die("result_too_big", AttemptEnd::Failed, ErrorText::new(error))
         }
         Outcome::Succeeded(result) => Decision::Succeed(result),
         Outcome::Cancelled => Decision::Cancel(note(AttemptEnd::Cancelled, None, None)),
         Outcome::Interrupted => Decision::GiveBack,
-        Outcome::Failed { error, .. } if ended.cancel_asked => Decision::Cancel(note(AttemptEnd::Failed, Some(error), None)),
+        Outcome::Failed { error, .. } if ended.cancel_asked => {
+            Decision::Cancel(note(AttemptEnd::Failed, Some(error), None))
+        }
         Outcome::Crashed(error) if ended.cancel_asked => Decision::Cancel(note(AttemptEnd::Crashed, Some(error), None)),
         Outcome::Snoozed(_) | Outcome::TimedOut(_) | Outcome::Fatal { .. } if ended.cancel_asked => {
             Decision::Cancel(note(AttemptEnd::Cancelled, None, None))
@@ -103,7 +118,10 @@ pub fn decide(outcome: Outcome, copy: &JobCopy, policy: RetryPolicy, ended: Ende
         Outcome::Snoozed(wait) => {
             let due = ended.now.plus(wait.min(limits::HORIZON));
             Decision::Leave {
-                successor: Successor { why: Leaving::Snooze, due },
+                successor: Successor {
+                    why: Leaving::Snooze,
+                    due,
+                },
                 reason: None,
                 note: note(AttemptEnd::Snoozed, None, Some(due)),
             }

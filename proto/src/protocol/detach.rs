@@ -11,10 +11,12 @@ use crate::wire::JobCopy;
 pub fn detach(entry: Option<Entry>, copy: &JobCopy, lease_left: Duration, now: Timestamp) -> (JobCopy, Option<Entry>) {
     let mut watch = copy.clone();
     watch.hop.due = Some(now.plus(lease_left + Duration::from_secs(1)));
-    let entry = entry.filter(|e| e.state == State::Running && e.hand == copy.hop.hand).map(|mut entry| {
-        entry.detached = true;
-        entry
-    });
+    let entry = entry
+        .filter(|e| e.state == State::Running && e.hand == copy.hop.hand)
+        .map(|mut entry| {
+            entry.detached = true;
+            entry
+        });
     (watch, entry)
 }
 

@@ -8,7 +8,13 @@ use crate::wire::JobCopy;
 
 /// Yields a claimed job: its worker stops. Same hand, no attempt counted; it runs elsewhere.
 #[must_use]
-pub fn give_back(entry: Option<Entry>, copy: &JobCopy, fence: Fence, worker: WorkerId, now: Timestamp) -> (Written, Option<Entry>) {
+pub fn give_back(
+    entry: Option<Entry>,
+    copy: &JobCopy,
+    fence: Fence,
+    worker: WorkerId,
+    now: Timestamp,
+) -> (Written, Option<Entry>) {
     let mut entry = match standing(entry, copy, fence) {
         Standing::Stale => return (Written::Stale, None),
         Standing::Done => return (Written::Already, None),
@@ -19,7 +25,15 @@ pub fn give_back(entry: Option<Entry>, copy: &JobCopy, fence: Fence, worker: Wor
     }
     if let Some(started) = entry.started {
         let number = copy.attempt();
-        entry.note(AttemptNote { number, started, ended: now, end: AttemptEnd::Interrupted, error: None, worker, next: None });
+        entry.note(AttemptNote {
+            number,
+            started,
+            ended: now,
+            end: AttemptEnd::Interrupted,
+            error: None,
+            worker,
+            next: None,
+        });
     }
     entry.state = State::Queued;
     entry.owner = None;

@@ -18,6 +18,13 @@ pub fn leave(
     note: Option<AttemptNote>,
     receipt: Option<Receipt>,
 ) -> (Written, Option<Entry>) {
+    if entry
+        .as_ref()
+        .is_some_and(|e| e.hand >= copy.hop.hand && e.state.is_ended())
+    {
+        // Ended from elsewhere (a cancel met past the deadline): no successor may be published.
+        return (Written::Stale, None);
+    }
     let standing = match fence {
         Some(fence) => standing(entry, copy, fence),
         None => unowned(entry, copy, successor),

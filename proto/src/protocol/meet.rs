@@ -78,7 +78,9 @@ pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting,
             let wait = if copy.hop.busy == 0 {
                 limits::LEASE + Duration::from_secs(1)
             } else {
-                limits::LEASE.saturating_mul(1 << copy.hop.busy.min(2)).min(Duration::from_secs(60))
+                limits::LEASE
+                    .saturating_mul(1 << copy.hop.busy.min(2))
+                    .min(Duration::from_secs(60))
             };
             return (Meeting::Busy(with.now.plus(wait)), None);
         }
@@ -100,12 +102,16 @@ pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting,
     if let Some(due) = copy.due().filter(|due| *due > with.now) {
         return (Meeting::NotDue(due), None);
     }
-    if let Some(why) = &with.not_understood {
-        return park(entry, copy, why, with.now);
-    }
-    if running && !same_call {
+    let taken = running && !same_call;
+    if taken {
+        // From here on whatever its former owner still writes is stale, also if it is parked now.
         entry.deaths = entry.deaths.max(copy.hop.deaths) + 1;
         lost(&mut entry, with.now);
+        entry.claims += 1;
+        entry.token = with.token;
+    }
+    if let Some(why) = &with.not_understood {
+        return park(entry, copy, why, with.now);
     }
     match suspicion(entry.deaths) {
         Suspicion::Guilty => {
@@ -114,14 +120,16 @@ pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting,
             (Meeting::Die("worker_lost"), Some(entry))
         }
         judged => {
-            if !same_call {
+            if !same_call && !taken {
                 entry.claims += 1;
                 entry.token = with.token;
             }
             if entry.args_hash != copy.args_hash() {
                 entry.conflicts = entry.conflicts.saturating_add(1);
             }
-            let hold = with.hard_limit.map_or(limits::DEADLINE_OPEN, |hard| hard.saturating_add(limits::DEADLINE_GRACE));
+            let hold = with.hard_limit.map_or(limits::DEADLINE_OPEN, |hard| {
+                hard.saturating_add(limits::DEADLINE_GRACE)
+            });
             entry.state = State::Running;
             entry.owner = Some(with.worker);
             entry.deadline = Some(with.now.plus(hold));
@@ -129,7 +137,14 @@ pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting,
             entry.due = None;
             entry.parked = None;
             let suspect = judged == Suspicion::Suspect;
-            (Meeting::Run { fence: entry.fence(), suspect, crashes: entry.crashes }, Some(entry))
+            (
+                Meeting::Run {
+                    fence: entry.fence(),
+                    suspect,
+                    crashes: entry.crashes,
+                },
+                Some(entry),
+            )
         }
     }
 }
@@ -145,6 +160,14 @@ fn end(entry: &mut Entry, state: State, reason: &str, now: Timestamp) {
 fn lost(entry: &mut Entry, now: Timestamp) {
     if let (Some(worker), Some(started)) = (entry.owner, entry.started) {
         let number = entry.attempts + 1;
-        entry.note(AttemptNote { number, started, ended: now, end: AttemptEnd::WorkerLost, error: None, worker, next: None });
+        entry.note(AttemptNote {
+            number,
+            started,
+            ended: now,
+            end: AttemptEnd::WorkerLost,
+            error: None,
+            worker,
+            next: None,
+        });
     }
 }

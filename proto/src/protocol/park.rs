@@ -19,7 +19,11 @@ pub fn park(mut entry: Entry, copy: &JobCopy, why: &str, now: Timestamp) -> (Mee
     }
     entry.state = State::Queued;
     entry.due = None;
-    entry.parked = Some(ParkNote { since: before.since, times: before.times + 1, why: why.chars().take(256).collect() });
+    entry.parked = Some(ParkNote {
+        since: before.since,
+        times: before.times + 1,
+        why: why.chars().take(256).collect(),
+    });
     (Meeting::Parked(now.plus(wait(before.times))), Some(entry))
 }
 
@@ -28,11 +32,16 @@ pub fn park(mut entry: Entry, copy: &JobCopy, why: &str, now: Timestamp) -> (Mee
 pub fn parked_copy(copy: &JobCopy, until: Timestamp, now: Timestamp) -> JobCopy {
     let mut copy = copy.clone();
     let before = copy.hop.parked.unwrap_or(Parked { since: now, times: 0 });
-    copy.hop.parked = Some(Parked { since: before.since, times: before.times.saturating_add(1) });
+    copy.hop.parked = Some(Parked {
+        since: before.since,
+        times: before.times.saturating_add(1),
+    });
     copy.hop.due = Some(until);
     copy
 }
 
 fn wait(times: u32) -> Duration {
-    limits::PARK_FIRST.saturating_mul(1 << times.min(4)).min(limits::PARK_LONGEST)
+    limits::PARK_FIRST
+        .saturating_mul(1 << times.min(4))
+        .min(limits::PARK_LONGEST)
 }

@@ -12,9 +12,7 @@ use crate::policy::{RetryWish, TimeLimits};
 use crate::time::Timestamp;
 
 /// Fields that are reserved: kept, not interpreted by this build.
-pub(super) const RESERVED: &[&str] = &[
-    "sh", "tn", "ck", "uk", "dp", "wf", "sc", "tp", "ts", "bl", "tr", "re",
-];
+pub(super) const RESERVED: &[&str] = &["sh", "tn", "ck", "uk", "dp", "wf", "sc", "tp", "ts", "bl", "tr", "re"];
 
 /// What this build understands of a job's core. The bytes themselves travel on unchanged.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -108,7 +106,10 @@ impl Draft {
     }
 
     fn field(&mut self, source: &Bytes, key: &str, value: &[u8]) -> Result<(), WireError> {
-        let wrong = |expected| WireError::Field { field: key.to_owned(), expected };
+        let wrong = |expected| WireError::Field {
+            field: key.to_owned(),
+            expected,
+        };
         match key {
             "i" => self.id = Some(JobId::from_bytes(value::bytes16(key, value)?)),
             "t" => self.task = Some(TaskName::new(value::text(key, value)?)?),

@@ -61,7 +61,10 @@ impl Hop {
                 "du" => hop.due = Some(value::time(key, value)?),
                 "de" => hop.deaths = value::small(key, value)?,
                 "pk" => {
-                    let wrong = || WireError::Field { field: "pk".into(), expected: "a list of time and count" };
+                    let wrong = || WireError::Field {
+                        field: "pk".into(),
+                        expected: "a list of time and count",
+                    };
                     let (since, times): (i64, u32) = rmp_serde::from_slice(value).map_err(|_| wrong())?;
                     let since = Timestamp::from_micros(since);
                     if !since.is_plausible() {
@@ -72,7 +75,10 @@ impl Hop {
                 "bz" => hop.busy = value::small(key, value)?,
                 "fe" => hop.first_error = Some(value::text(key, value)?.chars().take(512).collect()),
                 "ev" => {
-                    let wrong = || WireError::Field { field: "ev".into(), expected: "binary of 8 bytes" };
+                    let wrong = || WireError::Field {
+                        field: "ev".into(),
+                        expected: "binary of 8 bytes",
+                    };
                     hop.expected_version = Some(value::bin(key, value)?.try_into().map_err(|_| wrong())?);
                 }
                 _ => {

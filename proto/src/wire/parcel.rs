@@ -35,7 +35,12 @@ impl JobCopy {
     fn beside(header: Bytes, core: Core) -> Self {
         let mut own = Vec::with_capacity(core.args.len() + 96);
         core.put_own(&mut own);
-        Self { header, core_bytes: own.into(), core: std::sync::Arc::new(core), hop: Hop::default() }
+        Self {
+            header,
+            core_bytes: own.into(),
+            core: std::sync::Arc::new(core),
+            hop: Hop::default(),
+        }
     }
 
     /// The job's id.
@@ -60,7 +65,10 @@ impl JobCopy {
     #[must_use]
     pub fn args(&self) -> Option<Payload> {
         let codec = Codec::try_from(self.core.codec).ok()?;
-        Some(Payload { codec, bytes: self.core.args.clone() })
+        Some(Payload {
+            codec,
+            bytes: self.core.args.clone(),
+        })
     }
 
     /// 8 bytes that tell these arguments from others (FNV-1a), for noticing one id with two
@@ -74,7 +82,11 @@ impl JobCopy {
 
     /// Keys that must be understood here and are not.
     pub fn not_understood(&self) -> impl Iterator<Item = &str> {
-        self.core.not_understood.iter().chain(&self.hop.not_understood).map(String::as_str)
+        self.core
+            .not_understood
+            .iter()
+            .chain(&self.hop.not_understood)
+            .map(String::as_str)
     }
 
     /// Bytes that the copy takes in a parcel, about.
@@ -171,7 +183,12 @@ impl Parcel {
                 return Err(WireError::Mixed("their headers differ"));
             }
         }
-        Self::several(cores.into_iter().map(|core| JobCopy::beside(header.clone(), core)).collect())
+        Self::several(
+            cores
+                .into_iter()
+                .map(|core| JobCopy::beside(header.clone(), core))
+                .collect(),
+        )
     }
 
     /// The jobs, at least one.
@@ -234,7 +251,10 @@ impl Parcel {
             return Err(WireError::TooLong(bytes.len()));
         }
         prescan::whole(bytes)?;
-        let shape = || WireError::Field { field: String::new(), expected: "a list of a header and a list of jobs" };
+        let shape = || WireError::Field {
+            field: String::new(),
+            expected: "a list of a header and a list of jobs",
+        };
         let mut rest: &[u8] = bytes;
         if rmp::decode::read_array_len(&mut rest).ok() != Some(2) {
             return Err(shape());
@@ -244,7 +264,10 @@ impl Parcel {
         let common = check_header(header)?;
         let count = rmp::decode::read_array_len(&mut rest).map_err(|_| shape())? as usize;
         if count == 0 || count > limits::PARCEL_JOBS {
-            return Err(WireError::Field { field: String::new(), expected: "a list of 1 to 1,024 jobs" });
+            return Err(WireError::Field {
+                field: String::new(),
+                expected: "a list of 1 to 1,024 jobs",
+            });
         }
         let header = bytes.slice_ref(header);
         let mut jobs: Vec<JobCopy> = Vec::new();
@@ -265,15 +288,32 @@ impl Parcel {
                         });
                         if alike {
                             let core = std::sync::Arc::new(core);
-                            jobs.push(JobCopy { header: header.clone(), core_bytes, core, hop });
+                            jobs.push(JobCopy {
+                                header: header.clone(),
+                                core_bytes,
+                                core,
+                                hop,
+                            });
                         } else {
                             let error = WireError::Mixed("queue, class or record differ");
-                            bad.push(BadJob { id: Some(core.id), error, bytes: bytes.slice_ref(raw) });
+                            bad.push(BadJob {
+                                id: Some(core.id),
+                                error,
+                                bytes: bytes.slice_ref(raw),
+                            });
                         }
                     }
-                    Err(error) => bad.push(BadJob { id: None, error, bytes: bytes.slice_ref(raw) }),
+                    Err(error) => bad.push(BadJob {
+                        id: None,
+                        error,
+                        bytes: bytes.slice_ref(raw),
+                    }),
                 },
-                Err(error) => bad.push(BadJob { id: draft.id(), error, bytes: bytes.slice_ref(raw) }),
+                Err(error) => bad.push(BadJob {
+                    id: draft.id(),
+                    error,
+                    bytes: bytes.slice_ref(raw),
+                }),
             }
         }
         let parcel = (!jobs.is_empty()).then_some(Self { jobs });
@@ -336,8 +376,14 @@ mod tests {
             enqueued_at: Timestamp::MIN_WIRE,
             not_before: None,
             expires: Some(Timestamp::MAX_WIRE),
-            limits: crate::TimeLimits { soft_ms: None, hard_ms: Some(30_000) },
-            retry: crate::RetryWish { retries: Some(3), ..Default::default() },
+            limits: crate::TimeLimits {
+                soft_ms: None,
+                hard_ms: Some(30_000),
+            },
+            retry: crate::RetryWish {
+                retries: Some(3),
+                ..Default::default()
+            },
             tags: vec!["blue".into()],
             parent: None,
             root: None,
@@ -353,7 +399,10 @@ mod tests {
         parcel.jobs[1].hop = Hop {
             attempts: 2,
             due: Some(Timestamp::MIN_WIRE),
-            parked: Some(super::super::Parked { since: Timestamp::MIN_WIRE, times: 4 }),
+            parked: Some(super::super::Parked {
+                since: Timestamp::MIN_WIRE,
+                times: 4,
+            }),
             first_error: Some("no".into()),
             expected_version: Some([7; 8]),
             ..Hop::default()

@@ -20,17 +20,39 @@ fn be(bytes: &[u8], at: usize, width: usize) -> Result<usize, WireError> {
 
 fn head(bytes: &[u8]) -> Result<Head, WireError> {
     let marker = *bytes.first().ok_or(WireError::Short)?;
-    let plain = |payload| Ok(Head { header: 1, payload, values: 0 });
+    let plain = |payload| {
+        Ok(Head {
+            header: 1,
+            payload,
+            values: 0,
+        })
+    };
     let sized = |width: usize, extra: usize| {
-        Ok(Head { header: 1 + width, payload: be(bytes, 1, width)? + extra, values: 0 })
+        Ok(Head {
+            header: 1 + width,
+            payload: be(bytes, 1, width)? + extra,
+            values: 0,
+        })
     };
     let nested = |width: usize, per: usize| {
-        Ok(Head { header: 1 + width, payload: 0, values: be(bytes, 1, width)?.saturating_mul(per) })
+        Ok(Head {
+            header: 1 + width,
+            payload: 0,
+            values: be(bytes, 1, width)?.saturating_mul(per),
+        })
     };
     match marker {
         0x00..=0x7f | 0xe0..=0xff | 0xc0 | 0xc2 | 0xc3 => plain(0),
-        0x80..=0x8f => Ok(Head { header: 1, payload: 0, values: usize::from(marker & 0x0f) * 2 }),
-        0x90..=0x9f => Ok(Head { header: 1, payload: 0, values: usize::from(marker & 0x0f) }),
+        0x80..=0x8f => Ok(Head {
+            header: 1,
+            payload: 0,
+            values: usize::from(marker & 0x0f) * 2,
+        }),
+        0x90..=0x9f => Ok(Head {
+            header: 1,
+            payload: 0,
+            values: usize::from(marker & 0x0f),
+        }),
         0xa0..=0xbf => plain(usize::from(marker & 0x1f)),
         0xc1 => Err(WireError::Reserved),
         0xc4 | 0xd9 => sized(1, 0),
@@ -64,7 +86,10 @@ pub(crate) fn value(bytes: &[u8]) -> Result<usize, WireError> {
     loop {
         let head = head(bytes.get(at..).ok_or(WireError::Short)?)?;
         at += head.header;
-        at = at.checked_add(head.payload).filter(|end| *end <= bytes.len()).ok_or(WireError::Short)?;
+        at = at
+            .checked_add(head.payload)
+            .filter(|end| *end <= bytes.len())
+            .ok_or(WireError::Short)?;
         if head.values > bytes.len() - at {
             // Each value takes at least one byte.
             return Err(WireError::Short);
@@ -94,7 +119,11 @@ pub(crate) fn value(bytes: &[u8]) -> Result<usize, WireError> {
 /// When they are not.
 pub fn whole(bytes: &[u8]) -> Result<(), WireError> {
     let end = value(bytes)?;
-    if end == bytes.len() { Ok(()) } else { Err(WireError::Trailing(bytes.len() - end)) }
+    if end == bytes.len() {
+        Ok(())
+    } else {
+        Err(WireError::Trailing(bytes.len() - end))
+    }
 }
 
 #[cfg(test)]

@@ -16,9 +16,17 @@ impl<'a> Fields<'a> {
     pub(super) fn of(bytes: &'a [u8]) -> Result<(Self, usize), WireError> {
         let end = prescan::value(bytes)?;
         let mut rest = &bytes[..end];
-        let left = rmp::decode::read_map_len(&mut rest)
-            .map_err(|_| WireError::Field { field: String::new(), expected: "a map" })?;
-        Ok((Self { rest, left: left as usize }, end))
+        let left = rmp::decode::read_map_len(&mut rest).map_err(|_| WireError::Field {
+            field: String::new(),
+            expected: "a map",
+        })?;
+        Ok((
+            Self {
+                rest,
+                left: left as usize,
+            },
+            end,
+        ))
     }
 }
 
@@ -28,8 +36,10 @@ impl<'a> Iterator for Fields<'a> {
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
         let mut read = || {
-            let (key, rest) = rmp::decode::read_str_from_slice(self.rest)
-                .map_err(|_| WireError::Field { field: String::new(), expected: "a text key" })?;
+            let (key, rest) = rmp::decode::read_str_from_slice(self.rest).map_err(|_| WireError::Field {
+                field: String::new(),
+                expected: "a text key",
+            })?;
             let end = prescan::value(rest)?;
             let (value, rest) = rest.split_at(end);
             self.rest = rest;
@@ -44,11 +54,16 @@ impl<'a> Iterator for Fields<'a> {
 }
 
 fn wrong(field: &str, expected: &'static str) -> WireError {
-    WireError::Field { field: field.to_owned(), expected }
+    WireError::Field {
+        field: field.to_owned(),
+        expected,
+    }
 }
 
 pub(super) fn text<'a>(field: &str, value: &'a [u8]) -> Result<&'a str, WireError> {
-    rmp::decode::read_str_from_slice(value).map(|(text, _)| text).map_err(|_| wrong(field, "text"))
+    rmp::decode::read_str_from_slice(value)
+        .map(|(text, _)| text)
+        .map_err(|_| wrong(field, "text"))
 }
 
 pub(super) fn uint(field: &str, mut value: &[u8]) -> Result<u64, WireError> {
@@ -66,12 +81,16 @@ pub(super) fn bin<'a>(field: &str, value: &'a [u8]) -> Result<&'a [u8], WireErro
 }
 
 pub(super) fn bytes16(field: &str, value: &[u8]) -> Result<[u8; 16], WireError> {
-    bin(field, value)?.try_into().map_err(|_| wrong(field, "binary of 16 bytes"))
+    bin(field, value)?
+        .try_into()
+        .map_err(|_| wrong(field, "binary of 16 bytes"))
 }
 
 pub(super) fn time(field: &str, value: &[u8]) -> Result<crate::Timestamp, WireError> {
     let time = i64::try_from(uint(field, value)?).map(crate::Timestamp::from_micros);
-    time.ok().filter(|t| t.is_plausible()).ok_or_else(|| wrong(field, "a time in microseconds between 2001 and 9999"))
+    time.ok()
+        .filter(|t| t.is_plausible())
+        .ok_or_else(|| wrong(field, "a time in microseconds between 2001 and 9999"))
 }
 
 // Writing into a Vec cannot fail: the results of `rmp::encode` are about the writer.

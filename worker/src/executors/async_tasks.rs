@@ -42,7 +42,10 @@ fn ended(joined: Result<Handled, JoinError>, cx: &Context) -> Ended {
         Ok(handled) => Ended::of(handled, None, cx),
         Err(Ok(panic)) => Ended::failed(panic_text(&*panic)),
         // Nobody else aborts it: its runtime is shut down.
-        Err(Err(_)) => Ended { run: Some(Duration::ZERO), ..Ended::only(Outcome::Interrupted) },
+        Err(Err(_)) => Ended {
+            run: Some(Duration::ZERO),
+            ..Ended::only(Outcome::Interrupted)
+        },
     }
 }
 

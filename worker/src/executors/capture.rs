@@ -58,7 +58,11 @@ async fn read(mut stream: impl AsyncRead + Unpin, keep: Keep, pass_on: bool, kep
         if count == 0 {
             return;
         }
-        add(&mut kept.lock().unwrap_or_else(PoisonError::into_inner), &chunk[..count], keep);
+        add(
+            &mut kept.lock().unwrap_or_else(PoisonError::into_inner),
+            &chunk[..count],
+            keep,
+        );
         if pass_on {
             // Off this thread: whoever reads this process's standard error may be slow.
             let text = chunk[..count].to_vec();
@@ -89,7 +93,11 @@ pub(super) fn with_stderr(cause: &str, stderr: &[u8]) -> String {
     let text = String::from_utf8_lossy(tail);
     let lines: Vec<_> = text.trim_end().lines().collect();
     let last = lines[lines.len().saturating_sub(40)..].join("\n");
-    if last.is_empty() { cause.to_owned() } else { format!("{cause}; the end of standard error:\n{last}") }
+    if last.is_empty() {
+        cause.to_owned()
+    } else {
+        format!("{cause}; the end of standard error:\n{last}")
+    }
 }
 
 #[cfg(test)]
@@ -110,6 +118,9 @@ mod tests {
     #[test]
     fn a_cause_carries_what_was_said_last() {
         assert_eq!(with_stderr("exit code 1", b"\n"), "exit code 1");
-        assert_eq!(with_stderr("exit code 1", b"a\nb\n"), "exit code 1; the end of standard error:\na\nb");
+        assert_eq!(
+            with_stderr("exit code 1", b"a\nb\n"),
+            "exit code 1; the end of standard error:\na\nb"
+        );
     }
 }

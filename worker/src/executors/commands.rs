@@ -39,9 +39,11 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
         Ok(group) => group,
         Err(error) => return Ended::failed(format!("the command {program:?} could not be started: {error}")),
     };
-    let (Some(mut stdin), Some(stdout), Some(stderr)) =
-        (group.leader.stdin.take(), group.leader.stdout.take(), group.leader.stderr.take())
-    else {
+    let (Some(mut stdin), Some(stdout), Some(stderr)) = (
+        group.leader.stdin.take(),
+        group.leader.stdout.take(),
+        group.leader.stderr.take(),
+    ) else {
         return Ended::failed("the command has no standard streams");
     };
     let mut stdout = Capture::start(stdout, Keep::First(limits::RESULT_BYTES + 1), false);
@@ -71,7 +73,11 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
         return Ended::only(Outcome::Succeeded(result(output)));
     }
     let text = with_stderr(&end_in_words(status), &stderr.bytes(AFTER_EXIT).await);
-    if status.code().is_some() { Ended::failed(text) } else { Ended::crashed(text) }
+    if status.code().is_some() {
+        Ended::failed(text)
+    } else {
+        Ended::crashed(text)
+    }
 }
 
 /// SIGTERM to the group for a cancelled job, and a grace for its leader; the caller kills the rest.
@@ -95,6 +101,9 @@ fn result(mut output: Vec<u8>) -> Payload {
     let output = Bytes::from(output);
     Payload::json(output.clone()).unwrap_or_else(|_| {
         let text = serde_json::Value::String(String::from_utf8_lossy(&output).into_owned());
-        Payload { codec: Codec::Json, bytes: text.to_string().into() }
+        Payload {
+            codec: Codec::Json,
+            bytes: text.to_string().into(),
+        }
     })
 }

@@ -115,13 +115,22 @@ impl Answer {
     pub(crate) fn of(outcome: Outcome) -> Self {
         match outcome {
             Outcome::Succeeded(result) => Self::Ok(result),
-            Outcome::Failed { error, retry_in } => {
-                Self::Failed { error: error.as_str().to_owned(), retry_in_ms: retry_in.map(millis) }
-            }
-            Outcome::Fatal { reason, error } => Self::Fatal { reason, error: error.as_str().to_owned() },
-            Outcome::Snoozed(delay) => Self::Snooze { delay_ms: millis(delay) },
+            Outcome::Failed { error, retry_in } => Self::Failed {
+                error: error.as_str().to_owned(),
+                retry_in_ms: retry_in.map(millis),
+            },
+            Outcome::Fatal { reason, error } => Self::Fatal {
+                reason,
+                error: error.as_str().to_owned(),
+            },
+            Outcome::Snoozed(delay) => Self::Snooze {
+                delay_ms: millis(delay),
+            },
             other @ (Outcome::Cancelled | Outcome::TimedOut(_) | Outcome::Crashed(_) | Outcome::Interrupted) => {
-                Self::Failed { error: format!("{other:?}"), retry_in_ms: None }
+                Self::Failed {
+                    error: format!("{other:?}"),
+                    retry_in_ms: None,
+                }
             }
         }
     }
@@ -131,11 +140,15 @@ impl Answer {
             Self::Ok(result) => Outcome::Succeeded(result),
             Self::Failed { error, retry_in_ms } => {
                 let retry_in = retry_in_ms.map(Duration::from_millis);
-                Outcome::Failed { error: ErrorText::new(error), retry_in }
+                Outcome::Failed {
+                    error: ErrorText::new(error),
+                    retry_in,
+                }
             }
-            Self::Fatal { reason, error } => {
-                Outcome::Fatal { reason: reason.chars().take(64).collect(), error: ErrorText::new(error) }
-            }
+            Self::Fatal { reason, error } => Outcome::Fatal {
+                reason: reason.chars().take(64).collect(),
+                error: ErrorText::new(error),
+            },
             Self::Snooze { delay_ms } => Outcome::Snoozed(Duration::from_millis(delay_ms)),
         }
     }
@@ -216,7 +229,11 @@ impl Frame {
 
 fn checked(length: u32) -> Result<usize, FrameError> {
     let length = usize::try_from(length).unwrap_or(usize::MAX);
-    if length > FRAME_BYTES { Err(FrameError::TooLong(length)) } else { Ok(length) }
+    if length > FRAME_BYTES {
+        Err(FrameError::TooLong(length))
+    } else {
+        Ok(length)
+    }
 }
 
 /// The parcels in a done frame.
@@ -236,7 +253,10 @@ pub(crate) struct Frames<R> {
 
 impl<R: AsyncRead + Unpin> Frames<R> {
     pub(crate) fn new(stream: R) -> Self {
-        Self { stream, buffer: BytesMut::new() }
+        Self {
+            stream,
+            buffer: BytesMut::new(),
+        }
     }
 
     /// The next frame; `None` at the end of the stream.
@@ -246,13 +266,19 @@ impl<R: AsyncRead + Unpin> Frames<R> {
                 return Ok(Some(frame));
             }
             if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return if self.buffer.is_empty() { Ok(None) } else { Err(FrameError::Cut) };
+                return if self.buffer.is_empty() {
+                    Ok(None)
+                } else {
+                    Err(FrameError::Cut)
+                };
             }
         }
     }
 
     fn buffered(&mut self) -> Result<Option<Frame>, FrameError> {
-        let Some(length) = self.buffer.first_chunk::<4>() else { return Ok(None) };
+        let Some(length) = self.buffer.first_chunk::<4>() else {
+            return Ok(None);
+        };
         let length = checked(u32::from_be_bytes(*length))?;
         if self.buffer.len() < 4 + length {
             return Ok(None);

@@ -18,7 +18,10 @@ impl Group {
     /// There is no `pre_exec`: it would force a fork, whose cost grows with this process's memory.
     pub(super) fn spawn(command: &mut Command) -> std::io::Result<Self> {
         let leader = command.process_group(0).kill_on_drop(true).spawn()?;
-        let pid = leader.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        let pid = leader
+            .id()
+            .and_then(|id| i32::try_from(id).ok())
+            .and_then(Pid::from_raw);
         Ok(Self { leader, pid })
     }
 

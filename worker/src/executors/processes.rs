@@ -41,10 +41,18 @@ impl ChildCommand {
     /// This program again, with its arguments.
     pub(super) fn this_program() -> std::io::Result<Self> {
         // On Linux this name stays right when the file was replaced by a newer one.
-        let program =
-            if cfg!(target_os = "linux") { PathBuf::from("/proc/self/exe") } else { std::env::current_exe()? };
+        let program = if cfg!(target_os = "linux") {
+            PathBuf::from("/proc/self/exe")
+        } else {
+            std::env::current_exe()?
+        };
         let mut args = std::env::args_os();
-        Ok(Self { program, arg0: args.next(), args: args.collect(), envs: Vec::new() })
+        Ok(Self {
+            program,
+            arg0: args.next(),
+            args: args.collect(),
+            envs: Vec::new(),
+        })
     }
 }
 
@@ -77,7 +85,11 @@ enum Talk {
 
 impl Processes {
     pub(super) fn new(command: ChildCommand, most: usize) -> Self {
-        Self { command, most, idle: Mutex::default() }
+        Self {
+            command,
+            most,
+            idle: Mutex::default(),
+        }
     }
 
     pub(super) async fn run(&self, run: &Run) -> Ended {
@@ -173,7 +185,10 @@ impl Child {
             }
             Ok(Ok(Some(Frame::Hello(hello)))) => {
                 child.group.kill().await;
-                Err(format!("it speaks version {} of the protocol, not {VERSION}", hello.version))
+                Err(format!(
+                    "it speaks version {} of the protocol, not {VERSION}",
+                    hello.version
+                ))
             }
             Ok(Ok(Some(_))) => {
                 child.group.kill().await;
@@ -204,10 +219,19 @@ impl Child {
             .stdout(std::io::stderr().as_fd().try_clone_to_owned()?)
             .stderr(Stdio::piped());
         let mut group = Group::spawn(&mut start)?;
-        let stderr = group.leader.stderr.take().ok_or_else(|| std::io::Error::other("no standard error"))?;
+        let stderr = group
+            .leader
+            .stderr
+            .take()
+            .ok_or_else(|| std::io::Error::other("no standard error"))?;
         let (incoming, outgoing) = UnixStream::from_std(ours)?.into_split();
         let stderr = Capture::start(stderr, Keep::Last(STDERR_KEPT), true);
-        Ok(Self { group, frames: Frames::new(incoming), outgoing, stderr })
+        Ok(Self {
+            group,
+            frames: Frames::new(incoming),
+            outgoing,
+            stderr,
+        })
     }
 
     /// Gives the child its job and waits for the end of it.

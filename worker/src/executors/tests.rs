@@ -92,7 +92,10 @@ fn registry() -> Registry {
         ("leaves", "sleep 3600 & echo 7"),
         ("deserter", "setsid sleep 5 & echo 8"),
         ("prints", "head -c 30000000 /dev/zero | tr '\\0' 7"),
-        ("tells", "echo \"\\\"$MILLHAND_TASK $MILLHAND_ATTEMPT $MILLHAND_JOB_ID\\\"\""),
+        (
+            "tells",
+            "echo \"\\\"$MILLHAND_TASK $MILLHAND_ATTEMPT $MILLHAND_JOB_ID\\\"\"",
+        ),
     ] {
         registry.command(command(name, &["sh", "-c", script]));
     }
@@ -118,11 +121,25 @@ fn child_main() {
 }
 
 fn executors() -> Executors {
-    let sizes = Sizes { asyncs: 4, threads: 2, processes: 2 };
-    let mut executors =
-        Executors::start(Arc::new(registry()), sizes, tokio::runtime::Handle::current(), Arc::default()).unwrap();
-    let args = ["--exact", "executors::tests::child_main", "--nocapture"].map(OsString::from).to_vec();
-    let command = processes::ChildCommand { args, ..processes::ChildCommand::this_program().unwrap() };
+    let sizes = Sizes {
+        asyncs: 4,
+        threads: 2,
+        processes: 2,
+    };
+    let mut executors = Executors::start(
+        Arc::new(registry()),
+        sizes,
+        tokio::runtime::Handle::current(),
+        Arc::default(),
+    )
+    .unwrap();
+    let args = ["--exact", "executors::tests::child_main", "--nocapture"]
+        .map(OsString::from)
+        .to_vec();
+    let command = processes::ChildCommand {
+        args,
+        ..processes::ChildCommand::this_program().unwrap()
+    };
     executors.processes = processes::Processes::new(command, sizes.processes);
     executors
 }
@@ -132,7 +149,11 @@ fn run(task: &str, args: Payload) -> Run {
         job: JobId::given("a job"),
         task: TaskName::new(task).unwrap(),
         attempt: 2,
-        fence: Fence { hand: 0, claim: 1, token: 7 },
+        fence: Fence {
+            hand: 0,
+            claim: 1,
+            token: 7,
+        },
         args,
         stop: Stop::new(),
         hard: None,
@@ -163,7 +184,9 @@ fn text(outcome: &Outcome) -> &str {
 }
 
 fn number(outcome: Outcome) -> u32 {
-    let Outcome::Succeeded(result) = outcome else { panic!("{outcome:?}") };
+    let Outcome::Succeeded(result) = outcome else {
+        panic!("{outcome:?}")
+    };
     u32::from_be_bytes(result.decode::<Vec<u8>>().unwrap().try_into().unwrap())
 }
 
@@ -178,7 +201,10 @@ async fn each_executor_runs_a_job_catches_a_panic_and_refuses_bad_arguments() {
         assert!(matches!(panicked, Outcome::Failed { .. }), "{task} {panicked:?}");
         assert_eq!(text(&panicked), "panicked: at the disco", "{task}");
         let refused = executors.run(run(task, Payload::json("{}").unwrap())).await.outcome;
-        assert!(matches!(&refused, Outcome::Fatal { reason, .. } if reason == "bad_arguments"), "{refused:?}");
+        assert!(
+            matches!(&refused, Outcome::Fatal { reason, .. } if reason == "bad_arguments"),
+            "{refused:?}"
+        );
     }
     executors.stop().await;
 }
@@ -188,7 +214,10 @@ async fn what_waits_or_runs_on_is_stopped_at_its_limit_or_when_asked() {
     let executors = executors();
     let limit = Duration::from_millis(300);
     for task in ["on-async", "on-process", "sleeps"] {
-        let limited = Run { hard: Some(limit), ..deed(task, Deed::Sleep) };
+        let limited = Run {
+            hard: Some(limit),
+            ..deed(task, Deed::Sleep)
+        };
         assert_eq!(executors.run(limited).await.outcome, Outcome::TimedOut(limit), "{task}");
         let cancelled = stopped(&executors, deed(task, Deed::Sleep), Stop::cancel).await;
         assert_eq!(cancelled, Outcome::Cancelled, "{task}");
@@ -199,9 +228,15 @@ async fn what_waits_or_runs_on_is_stopped_at_its_limit_or_when_asked() {
         let asked = stopped(&executors, deed(task, Deed::SpinUntilCancelled), Stop::cancel).await;
         assert_eq!(asked, Outcome::Cancelled, "{task}");
     }
-    let over = Run { hard: Some(limit), ..deed("on-thread", Deed::SpinUntilCancelled) };
+    let over = Run {
+        hard: Some(limit),
+        ..deed("on-thread", Deed::SpinUntilCancelled)
+    };
     assert_eq!(executors.run(over).await.outcome, Outcome::TimedOut(limit));
-    assert_eq!(stopped(&executors, deed("deaf", Deed::Sleep), Stop::cancel).await, Outcome::Cancelled);
+    assert_eq!(
+        stopped(&executors, deed("deaf", Deed::Sleep), Stop::cancel).await,
+        Outcome::Cancelled
+    );
     executors.stop().await;
 }
 
@@ -220,10 +255,17 @@ async fn an_aborted_future_runs_no_further() {
         std::future::pending().await
     };
     registry.on_async(handler, TaskOptions::default());
-    let sizes = Sizes { asyncs: 1, threads: 1, processes: 1 };
+    let sizes = Sizes {
+        asyncs: 1,
+        threads: 1,
+        processes: 1,
+    };
     let handle = tokio::runtime::Handle::current();
     let executors = Executors::start(Arc::new(registry), sizes, handle, Arc::default()).unwrap();
-    assert_eq!(stopped(&executors, deed("on-async", Deed::Sleep), Stop::cancel).await, Outcome::Cancelled);
+    assert_eq!(
+        stopped(&executors, deed("on-async", Deed::Sleep), Stop::cancel).await,
+        Outcome::Cancelled
+    );
     assert!(DROPPED.load(Ordering::SeqCst));
 }
 
@@ -231,7 +273,15 @@ async fn an_aborted_future_runs_no_further() {
 async fn a_child_is_kept_warm_and_a_suspect_gets_its_own() {
     let executors = executors();
     let pid = async |suspect| {
-        number(executors.run(Run { suspect, ..deed("on-process", Deed::Pid) }).await.outcome)
+        number(
+            executors
+                .run(Run {
+                    suspect,
+                    ..deed("on-process", Deed::Pid)
+                })
+                .await
+                .outcome,
+        )
     };
     let first = pid(false).await;
     assert_eq!(pid(false).await, first);
@@ -240,6 +290,7 @@ async fn a_child_is_kept_warm_and_a_suspect_gets_its_own() {
     // A child that dies while it is idle costs no job anything.
     let dead = rustix::process::Pid::from_raw(i32::try_from(first).unwrap()).unwrap();
     rustix::process::kill_process_group(dead, rustix::process::Signal::KILL).unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
     assert_ne!(pid(false).await, first);
     executors.stop().await;
 }
@@ -259,7 +310,10 @@ async fn a_child_that_breaks_costs_its_job_a_crash_with_its_cause() {
         assert_eq!(number(executors.run(deed("on-process", Deed::Add(1))).await.outcome), 2);
     }
     let big = executors.run(deed("on-process", Deed::Big)).await.outcome;
-    assert!(matches!(&big, Outcome::Fatal { reason, .. } if reason == "result_too_big"), "{big:?}");
+    assert!(
+        matches!(&big, Outcome::Fatal { reason, .. } if reason == "result_too_big"),
+        "{big:?}"
+    );
     // Bigger than the socket holds.
     let args = Payload::encode(&"x".repeat(5 << 20)).unwrap();
     let refused = executors.run(run("on-process", args)).await.outcome;
@@ -272,7 +326,12 @@ async fn a_program_that_is_no_child_is_no_child() {
     let mut executors = executors();
     for (script, why) in [("exit 4", "exit code 4"), ("echo hello >&0; sleep 60", "protocol")] {
         let args = ["-c", script].map(OsString::from).to_vec();
-        let command = processes::ChildCommand { program: "/bin/sh".into(), arg0: None, args, envs: Vec::new() };
+        let command = processes::ChildCommand {
+            program: "/bin/sh".into(),
+            arg0: None,
+            args,
+            envs: Vec::new(),
+        };
         executors.processes = processes::Processes::new(command, 1);
         let failed = executors.run(deed("on-process", Deed::Add(1))).await.outcome;
         assert!(matches!(failed, Outcome::Failed { .. }), "{failed:?}");
@@ -293,9 +352,15 @@ async fn commands_answer_with_their_output() {
     assert_eq!(answer("tells").await, format!("\"tells 2 {}\"", JobId::given("a job")));
     let started = Instant::now();
     assert_eq!(answer("leaves").await, "7");
-    assert!(started.elapsed() < Duration::from_secs(1), "a grandchild of the group is killed");
+    assert!(
+        started.elapsed() < Duration::from_secs(1),
+        "a grandchild of the group is killed"
+    );
     assert_eq!(answer("deserter").await, "8");
-    assert!(started.elapsed() < Duration::from_secs(4), "one that left the group is not waited for");
+    assert!(
+        started.elapsed() < Duration::from_secs(4),
+        "one that left the group is not waited for"
+    );
     let printed = answer("prints").await.len();
     assert!(printed > millhand_proto::limits::RESULT_BYTES && printed < millhand_proto::limits::RESULT_BYTES + 16);
 }

@@ -38,7 +38,9 @@ impl Threads {
         let handles = (0..count)
             .map(|n| {
                 let queue = Arc::clone(&queue);
-                std::thread::Builder::new().name(format!("millhand-thread-{n}")).spawn(move || serve(&queue))
+                std::thread::Builder::new()
+                    .name(format!("millhand-thread-{n}"))
+                    .spawn(move || serve(&queue))
             })
             .collect::<Result<_, _>>()?;
         Ok(Self { work, handles })
@@ -46,7 +48,12 @@ impl Threads {
 
     pub(super) async fn run(&self, handler: &SyncHandler, run: &Run, cx: Context) -> Ended {
         let (reply, mut answer) = oneshot::channel();
-        let work = Work { handler: Arc::clone(handler), args: run.args.clone(), cx: cx.clone(), reply };
+        let work = Work {
+            handler: Arc::clone(handler),
+            args: run.args.clone(),
+            cx: cx.clone(),
+            reply,
+        };
         if self.work.send(work).is_err() {
             return Ended::failed("no thread is left to run it");
         }
@@ -71,7 +78,10 @@ impl Threads {
         };
         let mut ended = match result {
             Ok(handled) => Ended::of(handled, Some(cpu), &cx),
-            Err(panic) => Ended { cpu: Some(cpu), ..Ended::failed(panic) },
+            Err(panic) => Ended {
+                cpu: Some(cpu),
+                ..Ended::failed(panic)
+            },
         };
         ended.outcome = match ended.outcome {
             Outcome::Failed { .. } if cx.deadline().is_some_and(|end| end <= Instant::now()) => {
@@ -94,7 +104,15 @@ impl Threads {
 fn serve(queue: &Mutex<Receiver<Work>>) {
     loop {
         let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Work { handler, args, cx, reply }) = next else { return };
+        let Ok(Work {
+            handler,
+            args,
+            cx,
+            reply,
+        }) = next
+        else {
+            return;
+        };
         let _ = reply.send(guarded(&handler, args, cx));
     }
 }
@@ -109,5 +127,8 @@ pub(crate) fn guarded(handler: &SyncHandler, args: Payload, cx: Context) -> Repl
 /// The CPU time of this thread.
 fn cpu_time() -> Duration {
     let spent = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(u64::try_from(spent.tv_sec).unwrap_or(0), u32::try_from(spent.tv_nsec).unwrap_or(0))
+    Duration::new(
+        u64::try_from(spent.tv_sec).unwrap_or(0),
+        u32::try_from(spent.tv_nsec).unwrap_or(0),
+    )
 }
