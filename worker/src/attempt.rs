@@ -20,7 +20,8 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
     let slot_at = crew.backend.now();
 
     // Claim: leave to run, or what to do instead.
-    let Some(meeting) = claim(&crew, &job, presence.is_none(), slot.is_some()).await else {
+    let claim = claim(&crew, &job, presence.is_none(), slot.is_some());
+    let Some(meeting) = ask(&crew, &claim).await else {
         return;
     };
     let (fence, suspect, crashes) = match meeting {
@@ -34,7 +35,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
             return crew.settle(settlement(&job, without_run(&instead, &crew))).await;
         }
     };
-    crew.claimed(id, fence);
+    crew.claimed(id, claim, fence);
     let claimed_at = crew.backend.now();
     let _alone = if suspect {
         crew.suspects.acquire().await.ok()
@@ -124,14 +125,12 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
     drop(presence);
 }
 
-/// Asks for leave to run, again while the store is away. `None` when the worker stops meanwhile:
-/// the delivery comes again.
-async fn claim(crew: &Crew, job: &Waiting, running_here: bool, has_slot: bool) -> Option<Meeting> {
+fn claim(crew: &Crew, job: &Waiting, running_here: bool, has_slot: bool) -> Claim {
     let task = crew.registry.get(&job.copy.core.task);
     let limits = task.map_or(job.copy.core.limits, |t| job.copy.core.limits.over(t.limits));
     let not_understood = crew.not_understood(&job.copy);
     debug_assert!(has_slot || not_understood.is_some());
-    let claim = Claim {
+    Claim {
         copy: job.copy.clone(),
         situation: Situation {
             worker: crew.me,
@@ -142,13 +141,18 @@ async fn claim(crew: &Crew, job: &Waiting, running_here: bool, has_slot: bool) -
             token: crate::crew::random(),
             now: Timestamp::default(),
         },
-    };
+    }
+}
+
+/// Asks for leave to run, again while the store is away. `None` when the worker stops meanwhile:
+/// the delivery comes again.
+async fn ask(crew: &Crew, claim: &Claim) -> Option<Meeting> {
     let mut wait = Duration::from_millis(50);
     loop {
         match crew.backend.claim(vec![claim.clone()]).await {
             Ok(mut meetings) => return meetings.pop(),
             Err(error) => {
-                tracing::warn!(job = %job.copy.id(), %error, "a claim failed; it is tried again");
+                tracing::warn!(job = %claim.copy.id(), %error, "a claim failed; it is tried again");
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = crew.stopping.cancelled() => return None,

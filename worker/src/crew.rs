@@ -4,8 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use millhand_broker::{Backend, Settlement};
-use millhand_proto::{Fence, JobId, WorkerId};
+use millhand_broker::{Backend, Claim, Settlement};
+use millhand_proto::{Fence, JobId, WorkerId, limits};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
@@ -21,7 +21,8 @@ pub(crate) fn random() -> u64 {
 #[derive(Debug)]
 struct Under {
     stop: Stop,
-    fence: Option<Fence>,
+    claim: Option<(Claim, Fence)>,
+    renewed: Instant,
     cancel_asked: bool,
     since: Instant,
 }
@@ -75,7 +76,8 @@ impl Crew {
             id,
             Under {
                 stop,
-                fence: None,
+                claim: None,
+                renewed: Instant::now(),
                 cancel_asked: false,
                 since: Instant::now(),
             },
@@ -86,10 +88,11 @@ impl Crew {
         })
     }
 
-    pub(crate) fn claimed(&self, id: JobId, fence: Fence) {
+    pub(crate) fn claimed(&self, id: JobId, claim: Claim, fence: Fence) {
         if let Some(run) = self.runs().get_mut(&id) {
-            run.fence = Some(fence);
+            run.claim = Some((claim, fence));
             run.since = Instant::now();
+            run.renewed = run.since;
         }
     }
 
@@ -118,7 +121,7 @@ impl Crew {
             .runs()
             .iter()
             .filter(|(_, run)| run.since.elapsed() > Duration::from_secs(5))
-            .filter_map(|(id, run)| run.fence.map(|fence| (*id, fence)))
+            .filter_map(|(id, run)| run.claim.as_ref().map(|(_, fence)| (*id, *fence)))
             .collect();
         if long.is_empty() {
             return;
@@ -137,6 +140,28 @@ impl Crew {
                     run.stop.shutdown();
                 }
             }
+        }
+    }
+
+    /// Moves the deadlines of runs without a hard limit, when half of the time is gone.
+    pub(crate) async fn renew(&self) {
+        let claims: Vec<Claim> = self
+            .runs()
+            .values_mut()
+            .filter(|run| run.renewed.elapsed() > limits::DEADLINE_OPEN / 2)
+            .filter_map(|run| {
+                let (claim, _) = run
+                    .claim
+                    .as_ref()
+                    .filter(|(claim, _)| claim.situation.hard_limit.is_none())?;
+                run.renewed = Instant::now();
+                Some(claim.clone())
+            })
+            .collect();
+        if !claims.is_empty()
+            && let Err(error) = self.backend.claim(claims).await
+        {
+            tracing::warn!(%error, "deadlines could not be moved; the next beat tries again");
         }
     }
 

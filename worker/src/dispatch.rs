@@ -388,6 +388,7 @@ impl Dispatch {
             tracing::warn!(%error, "the beat failed");
         }
         self.crew.look_after_long_runs().await;
+        self.crew.renew().await;
         self.read_pauses().await;
     }
 

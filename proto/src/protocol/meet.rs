@@ -85,6 +85,11 @@ pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting,
             return (Meeting::Busy(with.now.plus(wait)), None);
         }
     }
+    if same_call {
+        // Asked again because the answer was lost, or by its owner to move the deadline.
+        entry.deadline = Some(deadline(with));
+        return leave_to_run(entry);
+    }
     if entry.cancel_asked.is_some() && !running {
         end(&mut entry, State::Cancelled, "cancelled", with.now);
         return (Meeting::Ended(State::Cancelled), Some(entry));
@@ -102,8 +107,7 @@ pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting,
     if let Some(due) = copy.due().filter(|due| *due > with.now) {
         return (Meeting::NotDue(due), None);
     }
-    let taken = running && !same_call;
-    if taken {
+    if running {
         // From here on whatever its former owner still writes is stale, also if it is parked now.
         entry.deaths = entry.deaths.max(copy.hop.deaths) + 1;
         lost(&mut entry, with.now);
@@ -119,34 +123,43 @@ pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting,
             entry.state = State::Queued;
             (Meeting::Die("worker_lost"), Some(entry))
         }
-        judged => {
-            if !same_call && !taken {
+        Suspicion::None | Suspicion::Suspect => {
+            if !running {
                 entry.claims += 1;
                 entry.token = with.token;
             }
             if entry.args_hash != copy.args_hash() {
                 entry.conflicts = entry.conflicts.saturating_add(1);
             }
-            let hold = with.hard_limit.map_or(limits::DEADLINE_OPEN, |hard| {
-                hard.saturating_add(limits::DEADLINE_GRACE)
-            });
             entry.state = State::Running;
             entry.owner = Some(with.worker);
-            entry.deadline = Some(with.now.plus(hold));
+            entry.deadline = Some(deadline(with));
             entry.started = Some(with.now);
             entry.due = None;
             entry.parked = None;
-            let suspect = judged == Suspicion::Suspect;
-            (
-                Meeting::Run {
-                    fence: entry.fence(),
-                    suspect,
-                    crashes: entry.crashes,
-                },
-                Some(entry),
-            )
+            leave_to_run(entry)
         }
     }
+}
+
+fn leave_to_run(entry: Entry) -> (Meeting, Option<Entry>) {
+    let suspect = suspicion(entry.deaths) == Suspicion::Suspect;
+    (
+        Meeting::Run {
+            fence: entry.fence(),
+            suspect,
+            crashes: entry.crashes,
+        },
+        Some(entry),
+    )
+}
+
+/// When the run that begins, or goes on, now is taken for lost.
+fn deadline(with: &Situation) -> Timestamp {
+    let hold = with.hard_limit.map_or(limits::DEADLINE_OPEN, |hard| {
+        hard.saturating_add(limits::DEADLINE_GRACE)
+    });
+    with.now.plus(hold)
 }
 
 fn end(entry: &mut Entry, state: State, reason: &str, now: Timestamp) {
