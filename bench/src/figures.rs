@@ -28,8 +28,16 @@ impl Spread {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
-        let median = if values.len().is_multiple_of(2) { f64::midpoint(values[middle - 1], values[middle]) } else { values[middle] };
-        Self { median, min: values[0], max: values[values.len() - 1] }
+        let median = if values.len().is_multiple_of(2) {
+            f64::midpoint(values[middle - 1], values[middle])
+        } else {
+            values[middle]
+        };
+        Self {
+            median,
+            min: values[0],
+            max: values[values.len() - 1],
+        }
     }
 }
 
@@ -81,7 +89,13 @@ impl Times {
     pub(crate) fn of(what: &'static str, mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
         let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_micros();
-        Self { what, count: times.len(), p50: at(50), p95: at(95), p99: at(99) }
+        Self {
+            what,
+            count: times.len(),
+            p50: at(50),
+            p95: at(95),
+            p99: at(99),
+        }
     }
 }
 
@@ -143,9 +157,17 @@ impl Report {
                 verdict(row.reached)
             )?;
         }
-        writeln!(out, "\n{:<42} {:>7} {:>8} {:>8} {:>8}", "one at a time, µs", "count", "p50", "p95", "p99")?;
+        writeln!(
+            out,
+            "\n{:<42} {:>7} {:>8} {:>8} {:>8}",
+            "one at a time, µs", "count", "p50", "p95", "p99"
+        )?;
         for row in &self.times {
-            writeln!(out, "{:<42} {:>7} {:>8} {:>8} {:>8}", row.what, row.count, row.p50, row.p95, row.p99)?;
+            writeln!(
+                out,
+                "{:<42} {:>7} {:>8} {:>8} {:>8}",
+                row.what, row.count, row.p50, row.p95, row.p99
+            )?;
         }
         let idle = &self.idle;
         writeln!(

@@ -27,7 +27,10 @@ fn read(path: &str) -> String {
 impl Machine {
     pub(crate) fn look(dir: &Path) -> Self {
         let cpu = read("/proc/cpuinfo");
-        let cpu = cpu.lines().find_map(|l| l.strip_prefix("model name")?.split_once(": ")).map_or("unknown", |(_, name)| name);
+        let cpu = cpu
+            .lines()
+            .find_map(|l| l.strip_prefix("model name")?.split_once(": "))
+            .map_or("unknown", |(_, name)| name);
         Self {
             millhand: env!("CARGO_PKG_VERSION"),
             sqlite: rusqlite::version(),
@@ -70,7 +73,12 @@ fn file_system(dir: &Path) -> String {
 pub(crate) fn cpu_time() -> Result<Duration> {
     let stat = std::fs::read_to_string("/proc/self/stat")?;
     // Fields after the program's name, which stands in brackets and may hold anything.
-    let fields: Vec<&str> = stat.rsplit_once(')').context("/proc/self/stat")?.1.split_whitespace().collect();
+    let fields: Vec<&str> = stat
+        .rsplit_once(')')
+        .context("/proc/self/stat")?
+        .1
+        .split_whitespace()
+        .collect();
     let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("/proc/self/stat")?.parse()?) };
     // utime and stime, in hundredths of a second.
     Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))

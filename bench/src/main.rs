@@ -9,7 +9,8 @@ use std::io::Write;
 
 use anyhow::{Context, Result, bail};
 
-const USAGE: &str = "millhand-bench sqlite [--jobs N] [--rounds N] [--pack N] [--trips N] [--idle SECONDS] [--dir DIR] [--json]
+const USAGE: &str =
+    "millhand-bench sqlite [--jobs N] [--rounds N] [--pack N] [--trips N] [--idle SECONDS] [--dir DIR] [--json]
 
   --jobs     jobs of each enqueue and drain (20000)
   --rounds   pairs of raw and Millhand (7)
@@ -30,7 +31,10 @@ fn options(mut args: impl Iterator<Item = String>) -> Result<(sqlite::Options, b
     while let Some(flag) = args.next() {
         let mut value = || args.next().with_context(|| format!("{flag} needs a value"));
         let number = |text: String| -> Result<usize> {
-            text.parse().ok().filter(|n| *n > 0).with_context(|| format!("{flag}: {text} is no positive number"))
+            text.parse()
+                .ok()
+                .filter(|n| *n > 0)
+                .with_context(|| format!("{flag}: {text} is no positive number"))
         };
         match flag.as_str() {
             "--jobs" => options.jobs = number(value()?)?,

@@ -31,8 +31,8 @@ impl Raw {
         while next < jobs {
             let transaction = self.0.transaction()?;
             {
-                let mut insert =
-                    transaction.prepare_cached("INSERT INTO jobs (queue, due, state, body) VALUES ('default', ?, 'queued', ?)")?;
+                let mut insert = transaction
+                    .prepare_cached("INSERT INTO jobs (queue, due, state, body) VALUES ('default', ?, 'queued', ?)")?;
                 let end = (next + batch).min(jobs);
                 for job in next..end {
                     insert.execute(params![now(), body(job)])?;
@@ -91,6 +91,8 @@ impl Raw {
 }
 
 fn now() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    let since = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default();
     i64::try_from(since.as_micros()).unwrap_or(i64::MAX)
 }

@@ -41,7 +41,14 @@ pub(crate) struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { jobs: 20_000, rounds: 7, pack: 1, trips: 2_000, idle: 20, dir: std::env::temp_dir() }
+        Self {
+            jobs: 20_000,
+            rounds: 7,
+            pack: 1,
+            trips: 2_000,
+            idle: 20,
+            dir: std::env::temp_dir(),
+        }
     }
 }
 
@@ -62,14 +69,21 @@ fn data(job: usize) -> String {
 }
 
 pub(crate) async fn run(options: &Options) -> Result<Report> {
-    let dir = tempfile::Builder::new().prefix("millhand-bench-").tempdir_in(&options.dir)?;
+    let dir = tempfile::Builder::new()
+        .prefix("millhand-bench-")
+        .tempdir_in(&options.dir)?;
     let machine = Machine::look(dir.path());
     let (mut enqueues, mut drains) = (Vec::new(), Vec::new());
     // The first round warms up and does not count.
     for round in 0..=options.rounds {
         let (enqueue, drain) = pair(options, dir.path()).await?;
         if round > 0 {
-            eprintln!("round {round} of {}: enqueue {}, drain {}", options.rounds, shown(enqueue), shown(drain));
+            eprintln!(
+                "round {round} of {}: enqueue {}, drain {}",
+                options.rounds,
+                shown(enqueue),
+                shown(drain)
+            );
             enqueues.push(enqueue);
             drains.push(drain);
         }
@@ -88,7 +102,10 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         argument_bytes: ARGUMENT,
         insert_batch: INSERTS,
         claim_batch: SLOTS,
-        pairs: vec![Pairs::of("enqueue", jobs, ENQUEUE, &enqueues), Pairs::of("drain", jobs, DRAIN, &drains)],
+        pairs: vec![
+            Pairs::of("enqueue", jobs, ENQUEUE, &enqueues),
+            Pairs::of("drain", jobs, DRAIN, &drains),
+        ],
         times,
         idle,
     })
@@ -108,7 +125,9 @@ async fn pair(options: &Options, dir: &Path) -> Result<((Sample, Sample), (Sampl
 
     let raw_enqueue = watch(|| raw.insert(count, INSERTS, |job| data(job).into_bytes()))?;
     let start = Start::now()?;
-    let enqueued = client.enqueue_packed(options.pack, (0..count).map(|job| Noop { data: data(job) })).await;
+    let enqueued = client
+        .enqueue_packed(options.pack, (0..count).map(|job| Noop { data: data(job) }))
+        .await;
     let enqueue = start.end()?;
     let accepted = enqueued.iter().filter(|e| matches!(e, Enqueued::Accepted(_))).count();
     ensure!(accepted == count, "{accepted} of {count} jobs were accepted");
@@ -176,7 +195,12 @@ async fn idle(options: &Options, dir: &Path) -> Result<Idle> {
     let Sample { wall, cpu } = start.end()?;
     crew.stop().await?;
     let percent = 100.0 * cpu.as_secs_f64() / wall.as_secs_f64();
-    Ok(Idle { seconds: wall.as_secs_f64(), percent, goal: IDLE, reached: percent <= IDLE })
+    Ok(Idle {
+        seconds: wall.as_secs_f64(),
+        percent,
+        goal: IDLE,
+        reached: percent <= IDLE,
+    })
 }
 
 /// A worker under way.
@@ -192,7 +216,10 @@ impl Running {
         let counted = Arc::clone(&ran);
         let (stop, stopped) = oneshot::channel();
         let worker = Worker::new(Arc::clone(backend))
-            .slots(Slots { asyncs: SLOTS, ..Slots::default() })
+            .slots(Slots {
+                asyncs: SLOTS,
+                ..Slots::default()
+            })
             .on_async(move |job: Noop, _| {
                 counted.fetch_add(1, Ordering::Relaxed);
                 std::future::ready(Ok(job.data.len()))
@@ -200,7 +227,11 @@ impl Running {
             .run(async {
                 let _ = stopped.await;
             });
-        Self { ran, stop, worker: tokio::spawn(worker) }
+        Self {
+            ran,
+            stop,
+            worker: tokio::spawn(worker),
+        }
     }
 
     /// Stops it and tells how many runs it made.
@@ -219,11 +250,17 @@ struct Start {
 
 impl Start {
     fn now() -> Result<Self> {
-        Ok(Self { cpu: cpu_time()?, at: Instant::now() })
+        Ok(Self {
+            cpu: cpu_time()?,
+            at: Instant::now(),
+        })
     }
 
     fn end(&self) -> Result<Sample> {
-        Ok(Sample { wall: self.at.elapsed(), cpu: cpu_time()?.saturating_sub(self.cpu) })
+        Ok(Sample {
+            wall: self.at.elapsed(),
+            cpu: cpu_time()?.saturating_sub(self.cpu),
+        })
     }
 }
 

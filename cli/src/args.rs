@@ -62,12 +62,17 @@ error as {\"error\":{\"code\":…,\"message\":…,\"hint\":…}}.
 
 /// Run and watch a distributed task queue.
 #[derive(Debug, Parser)]
-#[command(name = "millhand", version, disable_help_subcommand = false, after_help = "\
+#[command(
+    name = "millhand",
+    version,
+    disable_help_subcommand = false,
+    after_help = "\
 Examples:
   millhand worker                                   run the tasks of ./millhand.toml
   millhand enqueue wordcount --args '\"a b c\"' --wait
 
-More: millhand help exit-codes | environment | json")]
+More: millhand help exit-codes | environment | json"
+)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     pub(crate) command: Command,
@@ -335,10 +340,20 @@ mod tests {
     #[test]
     fn the_command_line_is_well_formed_and_takes_settings_after_the_command() {
         Cli::command().debug_assert();
-        let cli = Cli::try_parse_from(["millhand", "job", "list", "--broker", "memory:", "--state", "dead,expired"]);
+        let cli = Cli::try_parse_from([
+            "millhand",
+            "job",
+            "list",
+            "--broker",
+            "memory:",
+            "--state",
+            "dead,expired",
+        ]);
         let cli = cli.unwrap();
         assert_eq!(cli.global.broker.as_deref(), Some("memory:"));
-        let Command::Job(JobCommand::List { filter }) = cli.command else { panic!() };
+        let Command::Job(JobCommand::List { filter }) = cli.command else {
+            panic!()
+        };
         assert_eq!(filter.state, [State::Dead, State::Expired]);
         for bad in [
             &["job", "list", "--state", "ded"][..],

@@ -73,7 +73,12 @@ pub(crate) type Outcome<T = Exit> = Result<T, Failure>;
 
 impl Failure {
     pub(crate) fn new(exit: Exit, code: &'static str, message: impl Into<String>) -> Self {
-        Self { exit, code, message: message.into(), hint: None }
+        Self {
+            exit,
+            code,
+            message: message.into(),
+            hint: None,
+        }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -103,7 +108,11 @@ impl Failure {
             #[serde(skip_serializing_if = "Option::is_none")]
             hint: Option<&'a str>,
         }
-        let error = Body { code: self.code, message: &self.message, hint: self.hint.as_deref() };
+        let error = Body {
+            code: self.code,
+            message: &self.message,
+            hint: self.hint.as_deref(),
+        };
         serde_json::to_string(&Document { error }).unwrap_or_default()
     }
 }
@@ -141,10 +150,12 @@ impl From<EnqueueError> for Failure {
     fn from(error: EnqueueError) -> Self {
         match error {
             EnqueueError::Invalid(invalid) => Self::new(Exit::Usage, "invalid_job", invalid.to_string()),
-            EnqueueError::Unknown { id, why } => {
-                Self::new(Exit::Unreachable, "unknown", format!("nobody can say whether job {id} was enqueued: {why}"))
-                    .hint(format!("enqueue it again with --id {id}: an id is one job"))
-            }
+            EnqueueError::Unknown { id, why } => Self::new(
+                Exit::Unreachable,
+                "unknown",
+                format!("nobody can say whether job {id} was enqueued: {why}"),
+            )
+            .hint(format!("enqueue it again with --id {id}: an id is one job")),
             error => Self::new(Exit::Failed, "rejected", error.to_string()),
         }
     }
@@ -165,9 +176,7 @@ impl From<WaitError> for Failure {
                 let message = format!("job {id} is forgotten: it was last known at {since}");
                 Self::new(Exit::Nothing, "forgotten", message)
             }
-            WaitError::Backend(error) => {
-                Self::new(Exit::Unreachable, "store_unreachable", error.to_string())
-            }
+            WaitError::Backend(error) => Self::new(Exit::Unreachable, "store_unreachable", error.to_string()),
             _ => Self::new(Exit::Failed, "wait_failed", message),
         }
     }

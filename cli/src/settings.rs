@@ -116,13 +116,27 @@ impl Settings {
             None => (None, String::new()),
         };
         let variables = variables(env)?;
-        let named = file.as_deref().map_or_else(|| DEFAULT_FILE.to_owned(), |f| f.display().to_string());
+        let named = file
+            .as_deref()
+            .map_or_else(|| DEFAULT_FILE.to_owned(), |f| f.display().to_string());
         let mut builder = Config::builder()
             .add_source(File::from_str(&text, FileFormat::Toml))
-            .add_source(Environment::with_prefix("MILLHAND").prefix_separator("_").separator("__").source(Some(
-                variables.values().map(|v| (v.name.clone(), v.value.clone())).collect::<Map<_, _>>(),
-            )));
-        let mut origins = Origins { file: named.clone(), variables, flags: HashMap::new() };
+            .add_source(
+                Environment::with_prefix("MILLHAND")
+                    .prefix_separator("_")
+                    .separator("__")
+                    .source(Some(
+                        variables
+                            .values()
+                            .map(|v| (v.name.clone(), v.value.clone()))
+                            .collect::<Map<_, _>>(),
+                    )),
+            );
+        let mut origins = Origins {
+            file: named.clone(),
+            variables,
+            flags: HashMap::new(),
+        };
         for (key, value) in [("broker", &flags.broker), ("store", &flags.store)] {
             if let Some(value) = value {
                 origins.flags.insert(key.to_owned(), format!("--{key}"));
@@ -135,7 +149,10 @@ impl Settings {
             .build()
             .and_then(|config| config.collect())
             .map_err(|e| SettingsError::one(format!("{named}: {}", e.to_string().trim_end())))?;
-        let mut reader = Reader { origins, problems: Vec::new() };
+        let mut reader = Reader {
+            origins,
+            problems: Vec::new(),
+        };
         let settings = reader.settings(&merged, file);
         match settings {
             Some(settings) if reader.problems.is_empty() => Ok(settings),
@@ -171,7 +188,9 @@ fn variables(env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Hash
     let mut found = HashMap::new();
     for (name, value) in env {
         let Some(name) = name.to_str() else { continue };
-        let Some(key) = name.strip_prefix("MILLHAND_") else { continue };
+        let Some(key) = name.strip_prefix("MILLHAND_") else {
+            continue;
+        };
         if NOT_SETTINGS.contains(&name) {
             continue;
         }
@@ -182,7 +201,13 @@ fn variables(env: impl IntoIterator<Item = (OsString, OsString)>) -> Result<Hash
             return Err(SettingsError::one(format!("{name} is no setting")));
         }
         let key = key.to_lowercase().replace("__", ".");
-        found.insert(key, Variable { name: name.to_owned(), value });
+        found.insert(
+            key,
+            Variable {
+                name: name.to_owned(),
+                value,
+            },
+        );
     }
     Ok(found)
 }
@@ -206,7 +231,7 @@ impl Origins {
         }
     }
 
-    fn from_variable(&self, key: &str) -> bool {
+    fn is_variable(&self, key: &str) -> bool {
         !self.flags.contains_key(key) && self.variables.contains_key(key)
     }
 }
@@ -233,11 +258,18 @@ impl Reader {
         let (source, is_variable) = self.origins.of(key);
         let nearest = nearest(key);
         let spelled = |key: &str| {
-            if is_variable { format!("MILLHAND_{}", key.to_uppercase().replace('.', "__")) } else { key.to_owned() }
+            if is_variable {
+                format!("MILLHAND_{}", key.to_uppercase().replace('.', "__"))
+            } else {
+                key.to_owned()
+            }
         };
         let suggestion = match nearest {
             Some(nearest) => format!("; did you mean {}?", spelled(&nearest)),
-            None => format!("; there is {}", siblings(key).map(|k| spelled(&k)).collect::<Vec<_>>().join(", ")),
+            None => format!(
+                "; there is {}",
+                siblings(key).map(|k| spelled(&k)).collect::<Vec<_>>().join(", ")
+            ),
         };
         let shown = show(value);
         self.problems.push(if is_variable {
@@ -260,27 +292,41 @@ impl Reader {
                 _ => self.unknown(key, value),
             }
         }
-        let broker = self.back_end(broker, merged.get("broker"), store, merged.get("store"));
-        Some(Settings { broker: broker?, worker, tasks, file })
+        let broker = self.back_end(
+            broker.as_deref(),
+            merged.get("broker"),
+            store.as_deref(),
+            merged.get("store"),
+        );
+        Some(Settings {
+            broker: broker?,
+            worker,
+            tasks,
+            file,
+        })
     }
 
     /// The back end that broker and store name together.
     fn back_end(
         &mut self,
-        broker: Option<String>,
+        broker: Option<&str>,
         broker_value: Option<&Value>,
-        store: Option<String>,
+        store: Option<&str>,
         store_value: Option<&Value>,
     ) -> Option<BackendUrl> {
         let fleet = |url: &str, schemes: [&str; 2]| schemes.iter().any(|s| url.starts_with(&format!("{s}://")));
-        let is_amqp = broker.as_deref().is_some_and(|b| fleet(b, ["amqp", "amqps"]));
-        let is_redis = store.as_deref().is_some_and(|s| fleet(s, ["redis", "rediss"]));
+        let is_amqp = broker.is_some_and(|b| fleet(b, ["amqp", "amqps"]));
+        let is_redis = store.is_some_and(|s| fleet(s, ["redis", "rediss"]));
         if let (true, Some(value)) = (is_amqp, broker_value) {
             let problem = "RabbitMQ is not supported by this version yet";
             if is_redis {
                 self.wrong("broker", value, problem);
             } else {
-                self.wrong("broker", value, &format!("{problem}; it will need a store at redis://…"));
+                self.wrong(
+                    "broker",
+                    value,
+                    &format!("{problem}; it will need a store at redis://…"),
+                );
             }
             return None;
         }
@@ -288,12 +334,12 @@ impl Reader {
             self.wrong("store", value, "Redis is not supported by this version yet");
             return None;
         }
-        let url = match (&broker, broker_value) {
+        let url = match (broker, broker_value) {
             (Some(text), Some(value)) => self.url("broker", text, value)?,
             (None, Some(_)) => return None,
             _ => BackendUrl::Sqlite("millhand.db".into()),
         };
-        match (&store, store_value) {
+        match (store, store_value) {
             (Some(text), Some(value)) => {
                 let other = self.url("store", text, value)?;
                 if other != url {
@@ -319,7 +365,9 @@ impl Reader {
     }
 
     fn worker(&mut self, value: &Value, worker: &mut WorkerSettings) {
-        let Some(table) = self.table("worker", value) else { return };
+        let Some(table) = self.table("worker", value) else {
+            return;
+        };
         for (name, value) in &table {
             let key = format!("worker.{name}");
             match name.as_str() {
@@ -341,7 +389,7 @@ impl Reader {
 
     fn queues(&mut self, key: &str, value: &Value) -> Option<Vec<QueueName>> {
         let names = match &value.kind {
-            ValueKind::String(text) if self.origins.from_variable(key) => {
+            ValueKind::String(text) if self.origins.is_variable(key) => {
                 text.split(',').map(|s| s.trim().to_owned()).collect()
             }
             _ => self.texts(key, value)?,
@@ -363,7 +411,9 @@ impl Reader {
     }
 
     fn tasks(&mut self, value: &Value, tasks: &mut BTreeMap<TaskName, TaskSettings>) {
-        let Some(table) = self.table("tasks", value) else { return };
+        let Some(table) = self.table("tasks", value) else {
+            return;
+        };
         for (name, value) in &table {
             let key = format!("tasks.{name}");
             let task_name = TaskName::new(name);
@@ -372,7 +422,11 @@ impl Reader {
                 continue;
             }
             let Some(table) = self.table(&key, value) else { continue };
-            let mut task = TaskSettings { command: Vec::new(), timeout: None, retries: None };
+            let mut task = TaskSettings {
+                command: Vec::new(),
+                timeout: None,
+                retries: None,
+            };
             for (name, value) in &table {
                 let key = format!("{key}.{name}");
                 match name.as_str() {
@@ -400,7 +454,8 @@ impl Reader {
             }
             if !table.contains_key("command") {
                 let (source, _) = self.origins.of(&key);
-                self.problems.push(format!("{source}: {key} has no command, as command = [\"wc\", \"-w\"]"));
+                self.problems
+                    .push(format!("{source}: {key} has no command, as command = [\"wc\", \"-w\"]"));
             }
             if let Ok(name) = task_name {
                 tasks.insert(name, task);
@@ -434,7 +489,7 @@ impl Reader {
                 })
                 .collect(),
             // A variable holds text only: there a list is written as JSON.
-            ValueKind::String(text) if self.origins.from_variable(key) => serde_json::from_str(text).ok(),
+            ValueKind::String(text) if self.origins.is_variable(key) => serde_json::from_str(text).ok(),
             _ => None,
         };
         if texts.is_none() {
@@ -447,12 +502,16 @@ impl Reader {
         let number = match &value.kind {
             ValueKind::I64(number) => usize::try_from(*number).ok(),
             ValueKind::U64(number) => usize::try_from(*number).ok(),
-            ValueKind::String(text) if self.origins.from_variable(key) => text.parse().ok(),
+            ValueKind::String(text) if self.origins.is_variable(key) => text.parse().ok(),
             _ => None,
         };
         let number = number.filter(|n| range.contains(n));
         if number.is_none() {
-            self.wrong(key, value, &format!("it must be a whole number from {} to {}", range.start(), range.end()));
+            self.wrong(
+                key,
+                value,
+                &format!("it must be a whole number from {} to {}", range.start(), range.end()),
+            );
         }
         number
     }
@@ -485,7 +544,11 @@ fn show(value: &Value) -> String {
         ValueKind::Array(items) => format!("[{}]", items.iter().map(show).collect::<Vec<_>>().join(", ")),
         _ => value.to_string(),
     };
-    if text.chars().count() > 80 { text.chars().take(79).chain(['…']).collect() } else { text }
+    if text.chars().count() > 80 {
+        text.chars().take(79).chain(['…']).collect()
+    } else {
+        text
+    }
 }
 
 /// The settings that stand where `key` was looked for.
@@ -503,10 +566,15 @@ fn siblings(key: &str) -> impl Iterator<Item = String> {
 fn nearest(key: &str) -> Option<String> {
     let all = siblings(key).chain(WORKER_KEYS.iter().map(|k| format!("worker.{k}")));
     let last = |key: &str| key.rsplit('.').next().unwrap_or_default().to_owned();
-    all.map(|right| (distance(key, &right).min(1 + distance(&last(key), &last(&right))), right))
-        .min()
-        .filter(|(distance, right)| *distance <= (last(right).len() / 3).max(2))
-        .map(|(_, right)| right)
+    all.map(|right| {
+        (
+            distance(key, &right).min(1 + distance(&last(key), &last(&right))),
+            right,
+        )
+    })
+    .min()
+    .filter(|(distance, right)| *distance <= (last(right).len() / 3).max(2))
+    .map(|(_, right)| right)
 }
 
 /// How many letters have to be put in, left out, replaced or swapped with their neighbour.
@@ -537,7 +605,11 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("m.toml");
         std::fs::write(&path, text).unwrap();
-        let flags = Flags { config: Some(path), broker: broker.map(str::to_owned), store: None };
+        let flags = Flags {
+            config: Some(path),
+            broker: broker.map(str::to_owned),
+            store: None,
+        };
         let env = env.iter().map(|(k, v)| ((*k).into(), (*v).into()));
         Settings::from(&flags, env).map_err(|e| e.to_string().replace(&dir.path().display().to_string(), ""))
     }
@@ -566,7 +638,10 @@ mod tests {
         );
         let settings = settings.unwrap();
         assert_eq!(settings.broker, BackendUrl::Sqlite("millhand.db".into()));
-        assert_eq!((settings.worker.asyncs, settings.worker.grace), (100, Duration::from_secs(5)));
+        assert_eq!(
+            (settings.worker.asyncs, settings.worker.grace),
+            (100, Duration::from_secs(5))
+        );
         assert_eq!(settings.worker.queues.len(), 2);
         let task = &settings.tasks["wordcount"];
         assert_eq!(task.command, ["wc", "-w"]);
@@ -597,23 +672,38 @@ mod tests {
     #[test]
     fn what_is_not_understood_is_refused_with_source_key_value_and_the_nearest_right_key() {
         for (text, want) in [
-            ("brokr = \"memory:\"", "/m.toml: brokr = \"memory:\": this is no setting; did you mean broker?"),
+            (
+                "brokr = \"memory:\"",
+                "/m.toml: brokr = \"memory:\": this is no setting; did you mean broker?",
+            ),
             (
                 "[worker]\nproceses = 4",
                 "/m.toml: worker.proceses = 4: this is no setting; did you mean worker.processes?",
             ),
-            ("processes = 4", "/m.toml: processes = 4: this is no setting; did you mean worker.processes?"),
+            (
+                "processes = 4",
+                "/m.toml: processes = 4: this is no setting; did you mean worker.processes?",
+            ),
             (
                 "[tasks.a]\ncommand = [\"a\"]\ntimout = \"1s\"",
                 "/m.toml: tasks.a.timout = \"1s\": this is no setting; did you mean tasks.a.timeout?",
             ),
-            ("colour = 1", "/m.toml: colour = 1: this is no setting; there is broker, store, worker, tasks"),
+            (
+                "colour = 1",
+                "/m.toml: colour = 1: this is no setting; there is broker, store, worker, tasks",
+            ),
             (
                 "[worker]\nasync = \"many\"",
                 "/m.toml: worker.async = \"many\": it must be a whole number from 0 to 10000",
             ),
-            ("[worker]\nasync = \"4\"", "/m.toml: worker.async = \"4\": it must be a whole number from 0 to 10000"),
-            ("[worker]\nthreads = -1", "/m.toml: worker.threads = -1: it must be a whole number from 0 to 10000"),
+            (
+                "[worker]\nasync = \"4\"",
+                "/m.toml: worker.async = \"4\": it must be a whole number from 0 to 10000",
+            ),
+            (
+                "[worker]\nthreads = -1",
+                "/m.toml: worker.threads = -1: it must be a whole number from 0 to 10000",
+            ),
             (
                 "[worker]\nthreads = 10001",
                 "/m.toml: worker.threads = 10001: it must be a whole number from 0 to 10000",
@@ -622,8 +712,14 @@ mod tests {
                 "[worker]\nasync = 0\nthreads = 0\nprocesses = 0",
                 "/m.toml: worker.async, worker.threads and worker.processes are all 0: a worker needs a slot",
             ),
-            ("[worker]\nqueues = []", "/m.toml: worker.queues = []: a worker needs at least one queue"),
-            ("[worker]\nqueues = [\"a\", \"a\"]", "/m.toml: worker.queues = [\"a\", \"a\"]: \"a\" stands twice"),
+            (
+                "[worker]\nqueues = []",
+                "/m.toml: worker.queues = []: a worker needs at least one queue",
+            ),
+            (
+                "[worker]\nqueues = [\"a\", \"a\"]",
+                "/m.toml: worker.queues = [\"a\", \"a\"]: \"a\" stands twice",
+            ),
             (
                 "[worker]\ngrace = 30",
                 "/m.toml: worker.grace = 30: it must be a duration, as \"30s\" or \"5m\"",
@@ -633,7 +729,10 @@ mod tests {
                 "/m.toml: worker.grace = \"soon\": \"soon\" is no duration: write 500ms, 30s, 5m, 2h, 1d or 1h30m",
             ),
             ("worker = 3", "/m.toml: worker = 3: it must be a table"),
-            ("[tasks.a]\nretries = 1", "/m.toml: tasks.a has no command, as command = [\"wc\", \"-w\"]"),
+            (
+                "[tasks.a]\nretries = 1",
+                "/m.toml: tasks.a has no command, as command = [\"wc\", \"-w\"]",
+            ),
             (
                 "[tasks.a]\ncommand = \"wc -w\"",
                 "/m.toml: tasks.a.command = \"wc -w\": it must be a list of text, as [\"a\", \"b\"]",
@@ -668,7 +767,10 @@ mod tests {
                 "broker = \"amqp://h/\"\nstore = \"redis://h/\"",
                 "/m.toml: broker = \"amqp://…\": RabbitMQ is not supported by this version yet",
             ),
-            ("store = \"redis://h/\"", "/m.toml: store = \"redis://…\": Redis is not supported by this version yet"),
+            (
+                "store = \"redis://h/\"",
+                "/m.toml: store = \"redis://…\": Redis is not supported by this version yet",
+            ),
         ] {
             assert_eq!(load(text, &[], None).unwrap_err(), want, "{text}");
         }
@@ -701,7 +803,10 @@ mod tests {
             assert_eq!(load("", &[(name, value)], None).unwrap_err(), want);
         }
         let flag = load("", &[], Some("x")).unwrap_err();
-        assert_eq!(flag, "--broker = \"x\": \"x\" names no back end: it must be sqlite:FILE or memory:");
+        assert_eq!(
+            flag,
+            "--broker = \"x\": \"x\" names no back end: it must be sqlite:FILE or memory:"
+        );
         let both = load("a = 1\nb = 2", &[], None).unwrap_err();
         assert_eq!(both.lines().count(), 2, "{both}");
     }
@@ -712,7 +817,10 @@ mod tests {
         assert!(broken.starts_with("/m.toml: ") && broken.contains("line 1"), "{broken}");
         let dir = tempfile::tempdir().unwrap();
         for path in [dir.path().to_owned(), dir.path().join("missing.toml")] {
-            let flags = Flags { config: Some(path.clone()), ..Flags::default() };
+            let flags = Flags {
+                config: Some(path.clone()),
+                ..Flags::default()
+            };
             let error = Settings::from(&flags, []).unwrap_err().to_string();
             assert!(error.starts_with(&path.display().to_string()), "{error}");
         }

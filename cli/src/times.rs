@@ -141,7 +141,18 @@ mod tests {
         ] {
             assert_eq!(duration(text), want, "{text}");
         }
-        for bad in ["", "5", "s", "5 m", "-5s", "5w", "1.5h", "99999999999999999999d", "18446744073709551615d", "é"] {
+        for bad in [
+            "",
+            "5",
+            "s",
+            "5 m",
+            "-5s",
+            "5w",
+            "1.5h",
+            "99999999999999999999d",
+            "18446744073709551615d",
+            "é",
+        ] {
             assert!(duration(bad).is_err(), "{bad}");
         }
     }
@@ -152,7 +163,10 @@ mod tests {
         let at = Timestamp::from_micros(1_927_857_906_000_000);
         assert_eq!(when("2031-02-03T04:05:06Z"), Ok(When::At(at)));
         assert_eq!(when("2031-02-03T05:05:06+01:00"), Ok(When::At(at)));
-        assert_eq!(rfc3339(at.plus(Duration::from_micros(1999))), "2031-02-03T04:05:06.001Z");
+        assert_eq!(
+            rfc3339(at.plus(Duration::from_micros(1999))),
+            "2031-02-03T04:05:06.001Z"
+        );
         for bad in ["tomorrow", "2031-02-03", "2031-13-03T04:05:06Z", "2031-02-03T04:05:06"] {
             assert!(when(bad).is_err(), "{bad}");
         }

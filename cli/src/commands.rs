@@ -1,0 +1,84 @@
+//! The commands.
+
+mod act;
+mod completion;
+mod enqueue;
+mod job;
+mod limits;
+mod queue;
+mod worker;
+
+use std::future::Future;
+use std::path::Path;
+
+use millhand_broker::BackendUrl;
+use millhand_client::Client;
+
+use crate::args::{Cli, Command, Global};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::Ui;
+use crate::settings::{Flags, Settings};
+
+/// Runs one command.
+pub(crate) fn run(cli: Cli, ui: &Ui) -> Outcome {
+    let Cli { command, global } = cli;
+    match command {
+        Command::Worker(args) => worker::run(&args, &global, ui),
+        Command::Enqueue(args) => block_on(enqueue::run(args, &global, ui)),
+        Command::Job(command) => block_on(job::run(command, &global, ui)),
+        Command::Queue(command) => block_on(queue::run(command, &global, ui)),
+        Command::Limits => limits::run(ui),
+        Command::Completion { shell } => completion::run(shell, ui),
+        topic @ (Command::ExitCodes | Command::Environment | Command::Json) => {
+            ui.print(topic.topic().unwrap_or_default())?;
+            Ok(Exit::Done)
+        }
+    }
+}
+
+fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
+    let runtime = crate::runtime()?;
+    let outcome = runtime.block_on(command);
+    // A wait may still be reading its mailbox: nobody needs its end.
+    runtime.shutdown_background();
+    outcome
+}
+
+/// The settings, with what the flags say.
+fn settings(global: &Global) -> Outcome<Settings> {
+    let flags = Flags {
+        config: global.config.clone(),
+        broker: global.broker.clone(),
+        store: global.store.clone(),
+    };
+    Settings::load(&flags).map_err(|e| Failure::new(Exit::Usage, "settings", e.to_string()))
+}
+
+/// A client of the back end that the settings name. `makes` when the command may make the file.
+fn client(settings: &Settings, makes: bool) -> Outcome<Client> {
+    match &settings.broker {
+        BackendUrl::Memory => Err(Failure::usage("memory: ends with its process, so no other can use it")
+            .hint("name a file, as --broker sqlite:millhand.db")),
+        BackendUrl::Sqlite(path) if !makes && !exists(path) => {
+            let message = format!("there is no file {}", path.display());
+            Err(Failure::new(Exit::Unreachable, "store_unreachable", message)
+                .hint("millhand worker and millhand enqueue make it; --broker names another"))
+        }
+        url => Ok(Client::named(millhand_broker::open(url)?, "millhand")),
+    }
+}
+
+fn exists(path: &Path) -> bool {
+    // Only what is surely missing is said to be missing.
+    !matches!(path.try_exists(), Ok(false))
+}
+
+/// Ends a command at Ctrl-C.
+async fn unless_interrupted<T>(work: impl Future<Output = Outcome<T>>, hint: impl FnOnce() -> String) -> Outcome<T> {
+    tokio::select! {
+        outcome = work => outcome,
+        Ok(()) = tokio::signal::ctrl_c() => {
+            Err(Failure::new(Exit::Interrupted, "interrupted", "interrupted").hint(hint()))
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! `millhand enqueue`
+
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use millhand_broker::JobView;
+use millhand_client::{JobFailure, RawJob};
+use millhand_proto::{Payload, QueueName, State, limits};
+
+use crate::args::{EnqueueArgs, Format, Global};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Ui, clean};
+use crate::times::When;
+use crate::views::{EnqueueJson, raw};
+
+/// How long a wait without a limit lasts: longer than a process lives.
+pub(super) const FOR_EVER: Duration = Duration::from_secs(10 * 366 * 86_400);
+
+pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome {
+    let settings = super::settings(global)?;
+    let payload = payload(&args)?;
+    let wait = args.wait.then_some(args.wait_timeout.unwrap_or(FOR_EVER));
+    let task = args.task.to_string();
+    let queue = args.queue.clone().unwrap_or_default();
+    let client = super::client(&settings, true)?;
+    let id = client.enqueue_raw(job(args, payload, &queue)).await?;
+    let Some(timeout) = wait else {
+        match ui.format {
+            Format::Text => ui.print(&id.to_string())?,
+            _ => ui.document(&EnqueueJson::new(id.to_string(), task, queue.to_string()))?,
+        }
+        return Ok(Exit::Done);
+    };
+    let waiting = async { Ok(client.wait_raw(id, timeout).await?) };
+    let view = super::unless_interrupted(Box::pin(waiting), || {
+        format!("the job goes on; wait again with: millhand job wait {id}")
+    });
+    result(&view.await?, ui)
+}
+
+/// Prints the result of a job that ended, or says why there is none.
+fn result(view: &JobView, ui: &Ui) -> Outcome {
+    if view.entry.state != State::Succeeded {
+        let failure = JobFailure::of(view);
+        let message = format!("job {} is {}", view.id, clean(&failure.to_string(), true));
+        return Err(Failure::new(Exit::JobFailed, "job_failed", message)
+            .hint(format!("all about it: millhand job show {}", view.id)));
+    }
+    let lost = |why: String| {
+        Failure::new(
+            Exit::Failed,
+            "no_result",
+            format!("the result of job {}: {why}", view.id),
+        )
+    };
+    let result = view
+        .entry
+        .result
+        .as_ref()
+        .ok_or_else(|| lost("it is not kept".into()))?;
+    ui.print(raw(result).map_err(lost)?.get())?;
+    Ok(Exit::Done)
+}
+
+fn job(args: EnqueueArgs, payload: Payload, queue: &QueueName) -> RawJob {
+    let mut job = RawJob::new(args.task, payload)
+        .queue(queue.as_str())
+        .class(args.priority);
+    if let Some(id) = args.id {
+        job = job.id(id);
+    }
+    match args.delay {
+        Some(When::In(span)) => job = job.delay(span),
+        Some(When::At(time)) => job = job.not_before(time),
+        None => {}
+    }
+    match args.expires {
+        Some(When::In(span)) => job = job.expires_in(span),
+        Some(When::At(time)) => job = job.expires_at(time),
+        None => {}
+    }
+    if let Some(retries) = args.retries {
+        job = job.retries(retries);
+    }
+    if let Some(limit) = args.timeout {
+        job = job.timeout(limit);
+    }
+    args.tag.into_iter().fold(job, RawJob::tag)
+}
+
+/// The arguments: text on the command line, a file, standard input, or nothing.
+fn payload(args: &EnqueueArgs) -> Outcome<Payload> {
+    let (source, bytes) = match (&args.args, &args.args_file) {
+        (Some(text), _) if text == "-" => (
+            "standard input".to_owned(),
+            read(std::io::stdin().lock(), "standard input")?,
+        ),
+        (Some(text), _) => ("--args".to_owned(), text.clone().into_bytes()),
+        (None, Some(path)) => (path.display().to_string(), read_file(path)?),
+        (None, None) => ("--args".to_owned(), b"null".to_vec()),
+    };
+    Payload::json(bytes).map_err(|error| {
+        let failure = Failure::new(Exit::Usage, "bad_arguments", format!("{source} is not JSON: {error}"));
+        if args.args.is_some() {
+            failure.hint("text needs its own quotation marks: --args '\"text\"'")
+        } else {
+            failure
+        }
+    })
+}
+
+fn read_file(path: &Path) -> Outcome<Vec<u8>> {
+    let shown = path.display().to_string();
+    let file =
+        std::fs::File::open(path).map_err(|e| Failure::new(Exit::Usage, "bad_arguments", format!("{shown}: {e}")))?;
+    read(file, &shown)
+}
+
+/// Reads no more than can be too much.
+fn read(from: impl Read, name: &str) -> Outcome<Vec<u8>> {
+    let mut bytes = Vec::new();
+    let most = u64::try_from(limits::ARGS_BYTES_MAX).unwrap_or(u64::MAX);
+    let read = from.take(most + 1).read_to_end(&mut bytes);
+    let wrong = |problem: String| Failure::new(Exit::Usage, "bad_arguments", format!("{name}: {problem}"));
+    read.map_err(|e| wrong(e.to_string()))?;
+    if bytes.len() > limits::ARGS_BYTES_MAX {
+        return Err(wrong(format!(
+            "it is longer than 15 MiB; the limit \"arguments\" is {} bytes",
+            limits::ARGS_BYTES
+        )));
+    }
+    Ok(bytes)
+}

@@ -1,0 +1,133 @@
+//! `millhand queue`
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use millhand_client::{Admin, Client};
+use millhand_proto::QueueName;
+
+use crate::args::{ConfirmArgs, Format, Global, QueueCommand};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Ui, plural};
+use crate::show;
+use crate::views::{ControlJson, QueueList};
+
+pub(super) async fn run(command: QueueCommand, global: &Global, ui: &Ui) -> Outcome {
+    let settings = super::settings(global)?;
+    let client = super::client(&settings, false)?;
+    let admin = client.admin();
+    match command {
+        QueueCommand::List => list(&client, ui).await,
+        QueueCommand::Pause { queue } => {
+            let changed = admin.pause(queue.clone()).await?;
+            let said = if changed { "is paused" } else { "was paused already" };
+            control(ui, "pause", &queue, changed, said)
+        }
+        QueueCommand::Resume { queue } => {
+            let changed = admin.resume(queue.clone()).await?;
+            let said = if changed { "is resumed" } else { "was not paused" };
+            control(ui, "resume", &queue, changed, said)
+        }
+        QueueCommand::Purge { queue, confirm } => purge(&admin, queue, &confirm, ui).await,
+    }
+}
+
+async fn list(client: &Client, ui: &Ui) -> Outcome {
+    let queues = client.admin().queues().await?;
+    let now = client.backend().now();
+    match ui.format {
+        Format::Text if queues.is_empty() => ui.note("no queue holds a job, and none is paused"),
+        Format::Text => ui.print(&show::queues(&queues, now, ui.style))?,
+        Format::Json => ui.document(&QueueList::new(&queues, now))?,
+        Format::Jsonl => ui.lines(&QueueList::new(&queues, now).items)?,
+    }
+    Ok(Exit::Done)
+}
+
+fn document(verb: &str, queue: &QueueName) -> ControlJson {
+    let schema = format!("millhand.queue.{verb}/1");
+    ControlJson {
+        schema,
+        queue: queue.to_string(),
+        changed: None,
+        purged: None,
+        dry_run: None,
+    }
+}
+
+fn control(ui: &Ui, verb: &str, queue: &QueueName, changed: bool, said: &str) -> Outcome {
+    match ui.format {
+        Format::Text => ui.note(&format!("queue {queue} {said}")),
+        _ => ui.document(&ControlJson {
+            changed: Some(changed),
+            ..document(verb, queue)
+        })?,
+    }
+    Ok(Exit::Done)
+}
+
+async fn purge(admin: &Admin, queue: QueueName, confirm: &ConfirmArgs, ui: &Ui) -> Outcome {
+    let waiting = admin
+        .queues()
+        .await?
+        .into_iter()
+        .find(|q| q.name == queue)
+        .map_or(0, |q| q.queued);
+    super::act::expected(confirm, waiting)?;
+    let jobs = plural(waiting, "job");
+    if ui.format == Format::Text {
+        ui.note(&format!(
+            "Purge queue {queue}: what waits there and is due, {jobs}. This cannot be undone."
+        ));
+    }
+    if waiting == 0 {
+        return Err(Failure::new(
+            Exit::Nothing,
+            "nothing",
+            format!("nothing waits in queue {queue}"),
+        ));
+    }
+    if confirm.dry_run {
+        if ui.format != Format::Text {
+            let purged = usize::try_from(waiting).ok();
+            ui.document(&ControlJson {
+                purged,
+                dry_run: Some(true),
+                ..document("purge", &queue)
+            })?;
+        }
+        return Ok(Exit::Done);
+    }
+    if !confirm.yes {
+        super::act::can_ask(ui)?;
+        // The more it costs, the more it asks: here the queue's name.
+        let answer = ui.ask(&format!("Type the queue's name to purge {jobs}:"))?;
+        if answer != queue.as_str() {
+            return Err(Failure::new(Exit::NotConfirmed, "not_confirmed", "nothing was purged"));
+        }
+    }
+    let stop = super::act::stop_flag();
+    let mut progress = ui.progress("purging", usize::try_from(waiting).ok());
+    let purged = admin
+        .purge(queue.clone(), |so_far| {
+            progress.at(so_far);
+            !stop.load(Ordering::SeqCst)
+        })
+        .await?;
+    drop(progress);
+    match ui.format {
+        Format::Text => ui.note(&format!("purged {}", plural(purged as u64, "job"))),
+        _ => ui.document(&ControlJson {
+            purged: Some(purged),
+            ..document("purge", &queue)
+        })?,
+    }
+    Ok(interrupted(&stop))
+}
+
+pub(super) fn interrupted(stop: &AtomicBool) -> Exit {
+    if stop.load(Ordering::SeqCst) {
+        Exit::Interrupted
+    } else {
+        Exit::Done
+    }
+}

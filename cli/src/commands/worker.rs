@@ -1,0 +1,100 @@
+//! `millhand worker`
+
+use std::str::FromStr;
+
+use millhand_proto::{QueueName, RetryWish, TaskName, TimeLimits};
+use millhand_worker::{CommandTask, Slots, Worker, WorkerError};
+use tracing_subscriber::filter::LevelFilter;
+
+use crate::args::{Global, WorkerArgs};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Ui, plural};
+use crate::settings::{Settings, TaskSettings};
+
+pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
+    let settings = super::settings(global)?;
+    let level = level()?;
+    let refused = |e: &dyn std::fmt::Display| Failure::new(Exit::Usage, "settings", e.to_string());
+    if args.check {
+        // Nothing is opened or made by a check.
+        let memory = millhand_broker::open(&millhand_broker::BackendUrl::Memory)?;
+        build(memory, &settings).check().map_err(|e| refused(&e))?;
+        ui.note(&format!("settings are right: {}", summary(&settings)));
+        return Ok(Exit::Done);
+    }
+    let worker = build(millhand_broker::open(&settings.broker)?, &settings);
+    worker.check().map_err(|e| refused(&e))?;
+    tracing_subscriber::fmt()
+        .with_max_level(level)
+        .with_writer(std::io::stderr)
+        .with_ansi(ui.style.color)
+        .with_target(false)
+        .init();
+    tracing::info!("worker starts: {}", summary(&settings));
+    let run = worker.run(millhand_worker::shutdown_signal());
+    let ended = crate::runtime()?.block_on(Box::pin(run));
+    match ended {
+        Ok(()) => Ok(Exit::Done),
+        Err(WorkerError::Backend(error)) => Err(error.into()),
+        Err(error) => Err(Failure::new(Exit::Failed, "worker", error.to_string())),
+    }
+}
+
+fn build(backend: std::sync::Arc<dyn millhand_broker::Backend>, settings: &Settings) -> Worker {
+    let worker = &settings.worker;
+    let slots = Slots {
+        asyncs: worker.asyncs,
+        threads: worker.threads,
+        processes: worker.processes,
+    };
+    let queues = worker.queues.iter().map(QueueName::as_str);
+    let start = Worker::new(backend).queues(queues).slots(slots).grace(worker.grace);
+    settings
+        .tasks
+        .iter()
+        .fold(start, |worker, (name, task)| worker.command(command(name, task)))
+}
+
+fn command(name: &TaskName, task: &TaskSettings) -> CommandTask {
+    let hard_ms = task.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
+    CommandTask {
+        name: name.clone(),
+        command: task.command.clone(),
+        limits: TimeLimits { soft_ms: None, hard_ms },
+        retry: RetryWish {
+            retries: task.retries,
+            ..RetryWish::default()
+        },
+    }
+}
+
+fn summary(settings: &Settings) -> String {
+    let worker = &settings.worker;
+    let file = settings
+        .file
+        .as_ref()
+        .map_or_else(|| "no file".to_owned(), |f| f.display().to_string());
+    let queues: Vec<_> = worker.queues.iter().map(QueueName::as_str).collect();
+    format!(
+        "{} of {file} on {}; slots: {} async, {} thread, {} process",
+        plural(settings.tasks.len() as u64, "task"),
+        queues.join(", "),
+        worker.asyncs,
+        worker.threads,
+        worker.processes,
+    )
+}
+
+/// What is written to standard error.
+fn level() -> Outcome<LevelFilter> {
+    match std::env::var("MILLHAND_LOG") {
+        Err(std::env::VarError::NotPresent) => Ok(LevelFilter::INFO),
+        Ok(text) if text.is_empty() => Ok(LevelFilter::INFO),
+        Ok(text) => LevelFilter::from_str(&text).map_err(|_| {
+            Failure::usage(format!(
+                "MILLHAND_LOG = {text:?}: it is none of off, error, warn, info, debug, trace"
+            ))
+        }),
+        Err(_) => Err(Failure::usage("MILLHAND_LOG: it is no UTF-8 text")),
+    }
+}

@@ -1,0 +1,505 @@
+//! Jobs as people read them: a table of many, a page of one.
+
+use std::fmt::Write as _;
+use std::time::Duration;
+
+use millhand_broker::{JobPage, JobView, QueueView};
+use millhand_proto::{AttemptNote, Payload, Receipt, State, Timestamp};
+
+use crate::output::{Align, Cell, Ink, Style, Table, bytes, clean, grouped, plural, shorten};
+use crate::times::{compact, human, rfc3339};
+use crate::views::{ran, raw, tries, waited};
+
+/// Characters of arguments and of a result that are shown.
+const VALUE_CHARS: usize = 2_000;
+/// Cells of the widest bar of a receipt.
+const BAR: u32 = 30;
+
+/// A span as a table shows it; a dash where it is not known.
+fn cell(span: Option<Duration>) -> Cell {
+    span.map_or_else(|| "-".to_owned(), compact).into()
+}
+
+/// Many jobs.
+pub(crate) fn jobs(page: &JobPage, now: Timestamp, style: Style) -> String {
+    let right = Align::Right;
+    let mut table = Table::new(&[
+        ("STATE", Align::Left),
+        ("TASK", Align::Left),
+        ("ID", Align::Left),
+        ("QUEUE", Align::Left),
+        ("TRY", right),
+        ("WAIT", right),
+        ("RUN", right),
+        ("AGE", right),
+    ]);
+    for view in &page.jobs {
+        let entry = &view.entry;
+        let plain = Style { color: false, ..style }.state(entry.state);
+        table.row(vec![
+            Cell::painted(style.state(entry.state), &plain),
+            entry.task.as_str().into(),
+            view.id.to_string().into(),
+            view.queue.as_str().into(),
+            tries(view).to_string().into(),
+            cell(waited(view, now)),
+            cell(ran(view, now)),
+            cell(Some(now.since(entry.enqueued_at))),
+        ]);
+    }
+    table.render(style)
+}
+
+/// What a list left out, in one line.
+pub(crate) fn coverage(page: &JobPage) -> String {
+    let shown = plural(page.jobs.len() as u64, "job");
+    let looked = grouped(page.looked_at as u64);
+    match (page.more, page.complete) {
+        (true, _) => format!("{shown} shown, more match; --limit shows more"),
+        (false, false) => format!("{shown} shown; the search stopped after {looked} rows, older ones may match too"),
+        (false, true) => format!("{shown} shown, all that match"),
+    }
+}
+
+/// Queues.
+pub(crate) fn queues(queues: &[QueueView], now: Timestamp, style: Style) -> String {
+    let right = Align::Right;
+    let mut table = Table::new(&[
+        ("QUEUE", Align::Left),
+        ("QUEUED", right),
+        ("SCHEDULED", right),
+        ("HELD", right),
+        ("OLDEST", right),
+        ("PAUSED", right),
+    ]);
+    let mut notes = String::new();
+    for queue in queues {
+        table.row(vec![
+            queue.name.as_str().into(),
+            grouped(queue.queued).into(),
+            grouped(queue.scheduled).into(),
+            grouped(queue.held).into(),
+            cell(queue.oldest.map(|t| now.since(t))),
+            cell(queue.paused.map(|t| now.since(t))),
+        ]);
+        for bad in &queue.unreadable {
+            let (size, reason) = (bytes(bad.bytes), shorten(&clean(&bad.reason, false), 200));
+            let _ = writeln!(
+                notes,
+                "{}: unreadable at {}, {size}: {reason}",
+                queue.name,
+                rfc3339(bad.at)
+            );
+        }
+    }
+    let table = table.render(style);
+    if notes.is_empty() {
+        table
+    } else {
+        format!("{table}\n{notes}")
+    }
+}
+
+/// One job.
+pub(crate) fn job(view: &JobView, now: Timestamp, style: Style) -> String {
+    let entry = &view.entry;
+    let mut out = String::new();
+    let _ = writeln!(out, "{}  {}  {}", style.state(entry.state), entry.task, view.id);
+    let _ = writeln!(out, "{}\n", sentence(view, now));
+    facts(&mut out, view, now, style);
+    attempts(&mut out, view, style);
+    if let Some(receipt) = &entry.receipt {
+        receipt_bars(&mut out, receipt, style);
+    }
+    value(&mut out, "Arguments", view.args.as_ref(), style);
+    value(&mut out, "Result", entry.result.as_ref(), style);
+    out
+}
+
+/// What the job is about, in one sentence.
+fn sentence(view: &JobView, now: Timestamp) -> String {
+    let entry = &view.entry;
+    let made = match entry.attempts {
+        0 => String::new(),
+        n => format!(" after {}", plural(n.into(), "attempt")),
+    };
+    let after = entry
+        .ended
+        .map(|t| human(t.since(entry.enqueued_at)))
+        .unwrap_or_default();
+    let because = |plain: &str| match entry.reason.as_deref() {
+        Some(reason) if reason != plain => format!(" ({})", clean(reason, false)),
+        _ => String::new(),
+    };
+    match entry.state {
+        State::Scheduled => match entry.due.filter(|due| *due > now) {
+            Some(due) => format!("Runs in {}.", human(due.since(now))),
+            None => "Is due now.".into(),
+        },
+        State::Queued => match &entry.parked {
+            Some(parked) => format!("Parked since {}: {}.", rfc3339(parked.since), clean(&parked.why, false)),
+            None => format!(
+                "Waits for a worker, {} now.",
+                human(waited(view, now).unwrap_or_default())
+            ),
+        },
+        State::Running => {
+            let since = human(ran(view, now).unwrap_or_default());
+            let asked = if entry.cancel_asked.is_some() {
+                "; it was asked to stop"
+            } else {
+                ""
+            };
+            format!("Attempt {} has run for {since}{asked}.", tries(view))
+        }
+        State::Retrying => {
+            let next = match entry.due.or(entry.leaving.map(|l| l.due)).filter(|due| *due > now) {
+                Some(due) => format!("starts in {}", human(due.since(now))),
+                None => "is due".into(),
+            };
+            format!("Attempt {} did not succeed; the next {next}.", entry.attempts)
+        }
+        State::Succeeded => {
+            format!(
+                "Succeeded at attempt {}, {after} after it was enqueued.",
+                entry.attempts.max(1)
+            )
+        }
+        State::Dead => format!("Dead{made}{}, {after} after it was enqueued.", because("")),
+        State::Cancelled => {
+            let when = if made.is_empty() { " before it ran".into() } else { made };
+            format!(
+                "Cancelled{when}{}, {after} after it was enqueued.",
+                because("cancelled")
+            )
+        }
+        State::Expired => match entry.expires {
+            Some(at) => format!("Expired{made}: it had not started by {}.", rfc3339(at)),
+            None => format!("Expired{made}."),
+        },
+    }
+}
+
+fn facts(out: &mut String, view: &JobView, now: Timestamp, style: Style) {
+    let entry = &view.entry;
+    let mut fact = |name: &str, text: String| {
+        let _ = writeln!(out, "  {} {text}", style.paint(Ink::Dim, &format!("{name:<10}")));
+    };
+    let at = |time: Timestamp| {
+        if time > now {
+            format!("{} (in {})", rfc3339(time), human(time.since(now)))
+        } else {
+            format!("{} ({} ago)", rfc3339(time), human(now.since(time)))
+        }
+    };
+    fact("queue", view.queue.to_string());
+    fact("class", view.class.to_string());
+    fact("enqueued", at(entry.enqueued_at));
+    let times = [
+        ("due", entry.due),
+        ("expires", entry.expires.filter(|_| !entry.state.is_ended())),
+        ("started", entry.started),
+        ("ended", entry.ended),
+        ("cancel", entry.cancel_asked),
+    ];
+    for (name, time) in times {
+        if let Some(time) = time {
+            fact(name, at(time));
+        }
+    }
+    if let Some(owner) = entry.owner {
+        fact("worker", owner.to_string());
+    }
+    if !entry.tags.is_empty() {
+        fact("tags", clean(&entry.tags.join(", "), false));
+    }
+    if let Some(parked) = &entry.parked {
+        fact(
+            "parked",
+            format!(
+                "{} since {}",
+                plural(parked.times.into(), "time"),
+                rfc3339(parked.since)
+            ),
+        );
+    }
+    if entry.deaths > 0 {
+        fact(
+            "deaths",
+            format!("{} died under it", plural(entry.deaths.into(), "worker")),
+        );
+    }
+    if entry.crashes > 0 {
+        fact(
+            "crashes",
+            format!("its process crashed {}", plural(entry.crashes.into(), "time")),
+        );
+    }
+    if entry.conflicts > 0 {
+        let copies = if entry.conflicts == 1 {
+            "1 copy".into()
+        } else {
+            format!("{} copies", entry.conflicts)
+        };
+        fact("conflict", format!("{copies} of this id came with other arguments"));
+    }
+}
+
+fn attempts(out: &mut String, view: &JobView, style: Style) {
+    let entry = &view.entry;
+    if entry.notes.is_empty() {
+        return;
+    }
+    let _ = writeln!(out, "\n{}", style.paint(Ink::Bold, "Attempts"));
+    let mut line = |number: u32, end: &str, ink: Ink, started: Timestamp, rest: String| {
+        let end = style.paint(ink, &format!("{end:<11}"));
+        let _ = writeln!(out, "  {number:>3}  {end}  {}  {rest}", rfc3339(started));
+    };
+    let run = |note: &AttemptNote| human(note.ended.since(note.started));
+    let mut errors = Vec::new();
+    for note in &entry.notes {
+        let next = match note.next {
+            Some(next) => format!(", next after {}", human(next.since(note.ended))),
+            None => String::new(),
+        };
+        line(
+            note.number,
+            note.end.as_str(),
+            Ink::Red,
+            note.started,
+            format!("ran {}{next}", run(note)),
+        );
+        if let Some(error) = &note.error {
+            errors.push((note.number, error.as_str()));
+        }
+    }
+    if let (State::Succeeded, Some(started)) = (entry.state, entry.started) {
+        let ran = entry
+            .receipt
+            .map(|r| format!("ran {}", human(Duration::from_micros(r.run))))
+            .unwrap_or_default();
+        line(entry.attempts, "succeeded", Ink::Green, started, ran);
+    } else if let (State::Running, Some(started)) = (entry.state, entry.started) {
+        line(tries(view), "running", Ink::Blue, started, String::new());
+    }
+    // The same error again and again is told once.
+    errors.reverse();
+    let mut told: Vec<(&str, Vec<u32>)> = Vec::new();
+    for (number, error) in errors {
+        match told.iter_mut().find(|(e, _)| *e == error) {
+            Some((_, numbers)) => numbers.insert(0, number),
+            None => told.push((error, vec![number])),
+        }
+    }
+    for (error, numbers) in told {
+        let which = if numbers.len() == 1 { "attempt" } else { "attempts" };
+        let numbers: Vec<_> = numbers.iter().map(u32::to_string).collect();
+        let title = format!("Error of {which} {}", numbers.join(", "));
+        let _ = writeln!(out, "\n{}", style.paint(Ink::Bold, &title));
+        indented(out, &clean(error.trim_end(), true));
+    }
+}
+
+fn indented(out: &mut String, text: &str) {
+    for line in text.lines() {
+        let _ = writeln!(out, "{}", format!("  {line}").trim_end());
+    }
+}
+
+fn receipt_bars(out: &mut String, receipt: &Receipt, style: Style) {
+    let whole = receipt.whole();
+    let title = format!("Receipt of the last attempt, {}", human(Duration::from_micros(whole)));
+    let _ = writeln!(out, "\n{}", style.paint(Ink::Bold, &title));
+    for (name, micros) in receipt.phases() {
+        // Microseconds of one job fit into the 52 bits of a float by far.
+        let secs = |micros| Duration::from_micros(micros).as_secs_f64();
+        let share = if whole == 0 { 0.0 } else { secs(micros) / secs(whole) };
+        let bar = style.paint(if name == "run" { Ink::Blue } else { Ink::Dim }, &style.bar(share, BAR));
+        let span = human(Duration::from_micros(micros));
+        let _ = writeln!(
+            out,
+            "{}",
+            format!("  {name:<8}  {span:>11}  {:>5.1} %  {bar}", share * 100.0).trim_end()
+        );
+        if let (true, Some(cpu)) = (name == "run", receipt.cpu) {
+            let span = human(Duration::from_micros(cpu));
+            let _ = writeln!(out, "    cpu     {span:>11}");
+        }
+    }
+}
+
+fn value(out: &mut String, title: &str, payload: Option<&Payload>, style: Style) {
+    let Some(payload) = payload else { return };
+    let (text, size) = match raw(payload) {
+        Ok(json) => (json.get().to_owned(), payload.bytes.len()),
+        Err(error) => (format!("cannot be shown: {error}"), payload.bytes.len()),
+    };
+    let _ = writeln!(
+        out,
+        "\n{}",
+        style.paint(Ink::Bold, &format!("{title}, {}", bytes(size)))
+    );
+    indented(out, &shorten(&clean(&text, false), VALUE_CHARS));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixture::{self, NOW};
+
+    const PLAIN: Style = Style {
+        color: false,
+        ascii: false,
+    };
+
+    #[test]
+    fn a_list_of_jobs() {
+        insta::assert_snapshot!(jobs(&fixture::page(), NOW, PLAIN), @r#"
+        STATE        TASK       ID                                    QUEUE    TRY   WAIT    RUN     AGE
+        ◌ scheduled  report     01c0dd49-10dd-8000-8000-000000000c00  default    0      -      -   5.00s
+        ○ queued     report     01c0dd48-843d-8000-8000-000000001000  default    0  41.0s      -   41.0s
+        ○ queued     unheard    01c0dd47-9dc5-8000-8000-000000001400  default    0  1m40s      -   1m40s
+        ▶ running    resize     01c0dd48-f585-8000-8000-000000001800  default    2      -  11.0s   12.0s
+        ↻ retrying   fetch      01c0dd48-3a05-8000-8000-000000001c00  default    1      -      -   1m00s
+        ✓ succeeded  wordcount  01c0dd47-c4d5-8000-8000-000000000400  default    3  301ms  600ms   1m30s
+        ✗ dead       mail.send  01c0dcd9-c0c5-8000-8000-000000000800  default    2      -      -   2h01m
+        ■ cancelled  resize     01c0dd3f-fca5-8000-8000-000000002000  default    0      -      -  10m00s
+        □ expired    resize     01c0d753-4365-8000-8000-000000002400  default    0      -      -   1d03h
+        "#);
+    }
+
+    #[test]
+    fn a_list_in_ascii_has_no_other_characters() {
+        let text = jobs(&fixture::page(), NOW, Style { ascii: true, ..PLAIN });
+        assert!(text.is_ascii(), "{text}");
+    }
+
+    #[test]
+    fn what_a_list_left_out_is_said() {
+        let mut page = fixture::page();
+        assert_eq!(coverage(&page), "9 jobs shown, all that match");
+        page.complete = false;
+        assert_eq!(
+            coverage(&page),
+            "9 jobs shown; the search stopped after 9 rows, older ones may match too"
+        );
+        page.more = true;
+        assert_eq!(coverage(&page), "9 jobs shown, more match; --limit shows more");
+    }
+
+    #[test]
+    fn a_job_that_failed_twice_and_then_succeeded() {
+        insta::assert_snapshot!(job(&fixture::third_time_lucky(), NOW, PLAIN), @r#"
+        ✓ succeeded  wordcount  01c0dd47-c4d5-8000-8000-000000000400
+        Succeeded at attempt 3, 50.0 s after it was enqueued.
+
+          queue      default
+          class      normal
+          enqueued   2031-02-03T04:03:36.789Z (1 min 30 s ago)
+          started    2031-02-03T04:04:25.789Z (41.0 s ago)
+          ended      2031-02-03T04:04:26.789Z (40.0 s ago)
+          worker     07070707-0707-0707-0707-070707070707
+          tags       blue, \u{1b}[31mred
+
+        Attempts
+            1  failed       2031-02-03T04:03:37.789Z  ran 1.20 s, next after 12.0 s
+            2  timed_out    2031-02-03T04:03:51.789Z  ran 1.20 s, next after 25.0 s
+            3  succeeded    2031-02-03T04:04:25.789Z  ran 600 ms
+
+        Error of attempt 2
+          no route to host
+            at \u{7}line 2
+
+        Error of attempt 1
+          no route to host
+
+        Receipt of the last attempt, 907 ms
+          enqueue       1.20 ms    0.1 %
+          queue          300 ms   33.1 %  █████████▉
+          fetch           90 µs    0.0 %
+          room           812 µs    0.1 %
+          claim         4.80 ms    0.5 %  ▏
+          dispatch         0 µs    0.0 %
+          run            600 ms   66.2 %  ███████████████████▉
+            cpu          480 ms
+          encode          35 µs    0.0 %
+
+        Result, 8 bytes
+          ["three",3]
+        "#);
+    }
+
+    #[test]
+    fn a_dead_job() {
+        insta::assert_snapshot!(job(&fixture::dead(), NOW, PLAIN), @r#"
+        ✗ dead  mail.send  01c0dcd9-c0c5-8000-8000-000000000800
+        Dead after 2 attempts (retries_exhausted), 5 min 02 s after it was enqueued.
+
+          queue      default
+          class      normal
+          enqueued   2031-02-03T02:03:26.789Z (2 h 01 min ago)
+          started    2031-02-03T02:08:26.789Z (1 h 56 min ago)
+          ended      2031-02-03T02:08:28.789Z (1 h 56 min ago)
+          crashes    its process crashed 1 time
+          conflict   2 copies of this id came with other arguments
+
+        Attempts
+            1  failed       2031-02-03T02:06:46.789Z  ran 1.20 s, next after 1 min 30 s
+            2  crashed      2031-02-03T02:08:26.789Z  ran 1.20 s
+
+        Error of attempt 2
+          signal 11
+
+        Error of attempt 1
+          mailbox full
+
+        Arguments, 48 bytes
+          {"n": 2,  "big": 123456789012345678901234567890}
+        "#);
+    }
+
+    #[test]
+    fn each_state_has_its_sentence() {
+        let sentences: Vec<_> = fixture::every_state().iter().map(|view| sentence(view, NOW)).collect();
+        insta::assert_snapshot!(sentences.join("\n"), @r#"
+        Runs in 2 min 05 s.
+        Waits for a worker, 41.0 s now.
+        Parked since 2031-02-03T04:03:36.789Z: task unheard is not known here.
+        Attempt 2 has run for 11.0 s; it was asked to stop.
+        Attempt 1 did not succeed; the next starts in 9.00 s.
+        Succeeded at attempt 3, 50.0 s after it was enqueued.
+        Dead after 2 attempts (retries_exhausted), 5 min 02 s after it was enqueued.
+        Cancelled before it ran (purged), 1.00 s after it was enqueued.
+        Expired: it had not started by 2031-02-02T03:05:05.789Z.
+        "#);
+    }
+
+    #[test]
+    fn colours_add_to_words() {
+        let text = job(
+            &fixture::dead(),
+            NOW,
+            Style {
+                color: true,
+                ascii: false,
+            },
+        );
+        assert!(text.starts_with("\x1b[31m✗ dead\x1b[0m  mail.send"), "{text}");
+        let plain: String = text
+            .split("\x1b[")
+            .map(|p| p.split_once('m').map_or(p, |(_, rest)| rest))
+            .collect();
+        assert_eq!(plain.lines().count(), job(&fixture::dead(), NOW, PLAIN).lines().count());
+    }
+
+    #[test]
+    fn a_list_of_queues() {
+        insta::assert_snapshot!(queues(&fixture::queues(), NOW, PLAIN), @r#"
+        QUEUE    QUEUED  SCHEDULED  HELD  OLDEST  PAUSED
+        default  12,410          3     4   1h01m       -
+        mail          0          3     4       -   1m00s
+
+        mail: unreadable at 2031-02-03T04:04:56.789Z, 19.5 KiB: values nest deeper\u{1b} than 64 levels
+        "#);
+    }
+}

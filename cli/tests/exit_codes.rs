@@ -1,0 +1,311 @@
+//! The program from outside: exit codes, what stands where, and two terminals at work.
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const TASKS: &str = r#"
+[worker]
+async = 4
+threads = 1
+processes = 2
+grace = "1s"
+[tasks.wordcount]
+command = ["wc", "-w"]
+timeout = "30s"
+[tasks.fail]
+command = ["sh", "-c", "echo 'it broke' >&2; exit 3"]
+retries = 0
+[tasks.slow]
+command = ["sleep", "60"]
+"#;
+
+/// A folder with settings in which the program runs.
+struct Place(tempfile::TempDir);
+
+/// A worker that is stopped when the test ends.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(10) {
+            if matches!(self.0.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Place {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("millhand.toml"), TASKS).unwrap();
+        Self(dir)
+    }
+
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millhand"));
+        command.args(args).current_dir(self.path()).stdin(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("MILLHAND_") || name == "CLICOLOR_FORCE" {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs it, checks the exit code, answers standard output and standard error.
+    fn expect(&self, code: i32, args: &[&str]) -> (String, String) {
+        let output = self.run(args);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "millhand {args:?}\n{out}\n{err}");
+        (out, err)
+    }
+
+    fn worker(&self) -> Running {
+        Running(self.command(&["worker"]).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
+
+#[test]
+fn two_terminals_count_words() {
+    let place = Place::new();
+    let _worker = place.worker();
+    let (out, err) = place.expect(0, &["enqueue", "wordcount", "--args", "\"a b c\"", "--wait"]);
+    assert_eq!((out.trim(), err.as_str()), ("3", ""));
+    let mut command = place.command(&["enqueue", "wordcount", "--args", "-", "--wait"]);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(b"[\"d e\",\n\"f\"]").unwrap();
+    assert_eq!(text(&child.wait_with_output().unwrap().stdout).trim(), "3");
+    std::fs::write(place.path().join("args.json"), "\"one two\"").unwrap();
+    let (out, _) = place.expect(0, &["enqueue", "wordcount", "--args-file", "args.json", "--wait"]);
+    assert_eq!(out.trim(), "2");
+}
+
+#[test]
+fn a_job_that_does_not_succeed_is_100_and_says_why() {
+    let place = Place::new();
+    let _worker = place.worker();
+    let (out, err) = place.expect(100, &["enqueue", "fail", "--id", "mine", "--wait"]);
+    assert_eq!(out, "");
+    assert!(
+        err.contains("dead after 1 attempt") && err.contains("it broke"),
+        "{err}"
+    );
+    place.expect(100, &["job", "wait", "mine"]);
+    let (out, _) = place.expect(0, &["job", "show", "mine"]);
+    assert!(out.contains("✗ dead  fail") && out.contains("it broke"), "{out}");
+    let shown = json(&place.expect(0, &["job", "show", "mine", "--json"]).0);
+    assert_eq!(shown["schema"], "millhand.job/1");
+    assert_eq!(shown["job"]["state"], "dead");
+    // Some can be retried, one cannot.
+    let waiting = place.expect(0, &["enqueue", "wordcount", "--delay", "1h"]).0;
+    place.expect(6, &["job", "retry", "mine", waiting.trim()]);
+    place.expect(1, &["job", "retry", waiting.trim()]);
+}
+
+#[test]
+fn the_time_is_up_at_124_and_the_job_goes_on() {
+    let place = Place::new();
+    let (_, err) = place.expect(
+        124,
+        &["enqueue", "slow", "--id", "s", "--wait", "--wait-timeout", "200ms"],
+    );
+    assert!(err.contains("job wait"), "{err}");
+    place.expect(124, &["job", "wait", "s", "--timeout", "200ms"]);
+    let listed = json(&place.expect(0, &["job", "list", "--state", "queued", "-o", "json"]).0);
+    assert_eq!(listed["items"].as_array().unwrap().len(), 1);
+}
+
+#[test]
+fn usage_and_settings_are_2() {
+    let place = Place::new();
+    for args in [
+        &["fly"][..],
+        &["job", "list", "--state", "ded"],
+        &["job", "cancel"],
+        &["enqueue", "wordcount", "--args", "{"],
+        &["enqueue", "wordcount", "--args-file", "missing.json"],
+        &["enqueue", "wordcount", "--delay", "tomorrow"],
+        &["enqueue", "wordcount", "--delay", "400d"],
+        &["enqueue", "wordcount", "--expires", "1s", "--delay", "2s"],
+        &["enqueue", "wordcount", "--broker", "memory:"],
+        &["enqueue", "wordcount", "--broker", "amqp://h/"],
+        &["worker", "--config", "missing.toml"],
+        &["worker", "--check", "--store", "sqlite:other.db"],
+    ] {
+        let (out, err) = place.expect(2, args);
+        assert_eq!(out, "", "{args:?}");
+        assert!(err.starts_with("error: "), "{args:?}: {err}");
+    }
+    assert!(
+        !place.path().join("millhand.db").exists(),
+        "a refused command makes no file"
+    );
+    place.expect(0, &["worker", "--check"]);
+    assert!(!place.path().join("millhand.db").exists(), "a check makes no file");
+    let check = place
+        .command(&["worker", "--check"])
+        .env("MILLHAND_WORKER__PROCESES", "2")
+        .output()
+        .unwrap();
+    assert_eq!(check.status.code(), Some(2));
+    assert!(text(&check.stderr).contains("did you mean MILLHAND_WORKER__PROCESSES?"));
+}
+
+#[test]
+fn too_big_arguments_name_limit_and_sizes() {
+    let place = Place::new();
+    std::fs::write(place.path().join("big.json"), format!("\"{}\"", "x".repeat(1 << 20))).unwrap();
+    let (_, err) = place.expect(2, &["enqueue", "wordcount", "--args-file", "big.json"]);
+    assert!(
+        err.contains("1048578 bytes") && err.contains("\"arguments\" is 1048576"),
+        "{err}"
+    );
+}
+
+#[test]
+fn nothing_there_is_3_and_a_missing_or_foreign_file_is_5() {
+    let place = Place::new();
+    place.expect(5, &["job", "list"]);
+    place.expect(0, &["enqueue", "wordcount"]);
+    let (_, err) = place.expect(3, &["job", "show", "nobody", "--json"]);
+    assert_eq!(json(&err)["error"]["code"], "no_such_job");
+    place.expect(3, &["job", "wait", "nobody"]);
+    place.expect(3, &["job", "retry", "--state", "dead", "--yes"]);
+    place.expect(3, &["job", "cancel", "nobody"]);
+    place.expect(3, &["queue", "purge", "empty", "--yes"]);
+    std::fs::write(
+        place.path().join("foreign.db"),
+        "this is no database, but long enough to be looked at",
+    )
+    .unwrap();
+    place.expect(5, &["job", "list", "--broker", "sqlite:foreign.db"]);
+}
+
+#[test]
+fn acts_by_filter_are_confirmed_counted_and_tried_dry() {
+    let place = Place::new();
+    for _ in 0..3 {
+        place.expect(0, &["enqueue", "wordcount"]);
+    }
+    let (_, err) = place.expect(7, &["job", "cancel", "--task", "wordcount"]);
+    assert!(err.contains("Cancel 3 jobs") && err.contains("--yes"), "{err}");
+    place.expect(7, &["job", "cancel", "--task", "wordcount", "--yes", "--expect", "4"]);
+    place.expect(0, &["job", "cancel", "--task", "wordcount", "--dry-run"]);
+    place.expect(7, &["queue", "purge", "default"]);
+    let (out, _) = place.expect(
+        0,
+        &[
+            "job",
+            "cancel",
+            "--task",
+            "wordcount",
+            "--yes",
+            "--expect",
+            "3",
+            "--json",
+        ],
+    );
+    assert_eq!(json(&out)["done"], 3);
+    let (out, _) = place.expect(0, &["job", "drop", "--state", "cancelled", "--yes", "-o", "jsonl"]);
+    assert_eq!(
+        out.lines().map(json).filter(|item| item["outcome"] == "done").count(),
+        3
+    );
+    place.expect(0, &["enqueue", "wordcount"]);
+    place.expect(0, &["queue", "pause", "default"]);
+    let queues = json(&place.expect(0, &["queue", "list", "--json"]).0);
+    assert!(queues["items"][0]["paused_since"].is_string());
+    let (out, _) = place.expect(0, &["queue", "purge", "default", "--yes", "--json"]);
+    assert_eq!(json(&out)["purged"], 1);
+    place.expect(0, &["queue", "resume", "default"]);
+}
+
+#[test]
+fn an_interrupt_is_130() {
+    let place = Place::new();
+    let args = ["enqueue", "slow", "--wait"];
+    let child = place
+        .command(&args)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It waits once its job is there.
+    let started = Instant::now();
+    while started.elapsed() < Duration::from_secs(10) {
+        if place.run(&["job", "list", "--json"]).status.success() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    std::thread::sleep(Duration::from_millis(500));
+    let killed = Command::new("kill")
+        .args(["-INT", &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(killed.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
+}
+
+#[test]
+fn data_alone_is_on_standard_output_and_pipes_have_no_colour() {
+    let place = Place::new();
+    place.expect(0, &["enqueue", "wordcount"]);
+    for args in [
+        &["job", "list"][..],
+        &["queue", "list"],
+        &["limits"],
+        &["completion", "bash"],
+        &["help", "json"],
+    ] {
+        let (out, _) = place.expect(0, args);
+        assert!(!out.is_empty() && !out.contains('\x1b'), "{args:?}");
+    }
+    let (out, _) = place.expect(0, &["job", "list", "--color", "always"]);
+    assert!(out.contains("\x1b["));
+    let (out, _) = place.expect(0, &["limits", "--json"]);
+    assert_eq!(json(&out)["schema"], "millhand.limits/1");
+    let (out, _) = place.expect(0, &["help", "exit-codes"]);
+    assert!(out.contains("124  the time is up"));
+}
+
+#[test]
+fn a_closed_pipe_ends_quietly() {
+    let place = Place::new();
+    let mut child = place
+        .command(&["limits"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    drop(child.stdout.take());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
