@@ -1,7 +1,7 @@
 //! The one door into queue and store, [`Backend`], and what fills it.
 //!
-//! [`memory::Memory`] and [`sqlite::Sqlite`] serve one machine; both are an [`Engine`](local) that
-//! applies the pure rules of `millhand_proto::protocol` in one transaction. [`conformance`] is the
+//! [`memory::Memory`] and [`sqlite::Sqlite`] serve one machine; both are the engine in `local/`,
+//! which applies the pure rules of `millhand_proto::protocol` in one transaction. [`conformance`] is the
 //! suite that every back end passes.
 
 mod backend;

@@ -1,0 +1,226 @@
+//! What only a file can do: be shared, be damaged, be somebody else's.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::Duration;
+
+use millhand_broker::sqlite::Sqlite;
+use millhand_broker::{Act, Acted, Backend, Error, Mail, Pushed, Subscription};
+use millhand_proto::{
+    Class, Core, JobId, Mailbox, Parcel, Payload, QueueName, RetryWish, State, TaskName, TimeLimits, Timestamp,
+};
+use rusqlite::Connection;
+
+const SOON: Duration = Duration::from_secs(10);
+
+fn core(n: u64) -> Core {
+    Core {
+        id: JobId::minted(Timestamp::MIN_WIRE, n, 0),
+        task: TaskName::new("act").unwrap(),
+        args: Payload::encode("args").unwrap().bytes,
+        codec: 0,
+        task_version: 0,
+        queue: QueueName::default(),
+        class: Class::Normal,
+        enqueued_at: Timestamp::MIN_WIRE,
+        not_before: None,
+        expires: None,
+        limits: TimeLimits::default(),
+        retry: RetryWish::default(),
+        tags: vec![],
+        parent: None,
+        root: None,
+        producer: None,
+        mailbox: None,
+        not_understood: vec![],
+    }
+}
+
+async fn push(backend: &dyn Backend, core: Core) {
+    assert_eq!(
+        backend.push(vec![Parcel::pack(vec![core]).unwrap()]).await,
+        [Pushed::Accepted]
+    );
+}
+
+fn refused(path: &Path) -> String {
+    match Sqlite::open(path) {
+        Err(error @ Error::Unusable { .. }) => error.to_string(),
+        other => panic!("a refusal was expected: {other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bytes_that_are_no_parcel_are_set_aside_and_the_next_good_job_comes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    let backend = Sqlite::open(&path).unwrap();
+    let raw = Connection::open(&path).unwrap();
+    let insert = |queue: &str, body: &[u8]| {
+        raw.execute(
+            "INSERT INTO copies (key, queue, class, due, jobs, body) VALUES (zeroblob(16), ?, 1, 0, 1, ?)",
+            rusqlite::params![queue, body],
+        )
+        .unwrap();
+    };
+    let good = Parcel::pack(vec![core(1)]).unwrap().encode();
+    let mut misspelt = good.clone();
+    let at = misspelt.windows(3).position(|w| w == b"act").unwrap();
+    misspelt[at] = b'A';
+    for body in [
+        &b""[..],
+        b"garbage",
+        &[0x91; 3000],
+        &good[..good.len() - 1],
+        &misspelt,
+        &[0xdd, 0xff, 0xff, 0xff, 0xff],
+    ] {
+        insert("default", body);
+    }
+    // A good parcel of another queue than its row says.
+    raw.execute("UPDATE copies SET queue = 'default'", []).unwrap();
+    let elsewhere = Parcel::pack(vec![Core {
+        queue: QueueName::new("other").unwrap(),
+        ..core(2)
+    }])
+    .unwrap()
+    .encode();
+    insert("default", &elsewhere);
+    push(&*backend, core(3)).await;
+
+    let worker = Mailbox::from_random([1; 16]);
+    let subscription = Subscription {
+        worker,
+        queue: QueueName::default(),
+        prefetch: 10,
+    };
+    let mut consumer = backend.consume(subscription).await.unwrap();
+    let delivery = tokio::time::timeout(SOON, consumer.deliveries.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(delivery.parcel.jobs()[0].id(), core(3).id);
+
+    let queues = backend.queues().await.unwrap();
+    let default = queues.iter().find(|q| q.name == QueueName::default()).unwrap();
+    assert_eq!(default.unreadable.len(), 7);
+    assert_eq!(
+        (default.queued, default.held),
+        (0, 1),
+        "nothing bad is left in the queue"
+    );
+    // Where the id could be read, the job is dead with its reason.
+    for (n, why) in [(1, "task name"), (2, "queue other")] {
+        let entry = backend.read(vec![core(n).id]).await.unwrap().remove(0).unwrap().entry;
+        assert_eq!(entry.state, State::Dead);
+        assert!(entry.reason.as_ref().unwrap().contains(why), "{:?}", entry.reason);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_processes_share_a_file_and_wake_each_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    // Two handles see each other only through the file and the folder beside it.
+    let (here, there) = (Sqlite::open(&path).unwrap(), Sqlite::open(&path).unwrap());
+    let (me, other) = (Mailbox::from_random([1; 16]), Mailbox::from_random([2; 16]));
+    let subscription = Subscription {
+        worker: other,
+        queue: QueueName::default(),
+        prefetch: 1,
+    };
+    let mut consumer = there.consume(subscription).await.unwrap();
+    let mut to_there = there.watch(other).await.unwrap();
+    let mut to_here = here.watch(me).await.unwrap();
+
+    push(
+        &*here,
+        Core {
+            mailbox: Some(me),
+            ..core(1)
+        },
+    )
+    .await;
+    let delivery = tokio::time::timeout(SOON, consumer.deliveries.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    let claim = millhand_broker::Claim {
+        copy: delivery.parcel.jobs()[0].clone(),
+        situation: millhand_proto::protocol::Situation {
+            worker: other,
+            owner_alive: false,
+            running_here: false,
+            not_understood: None,
+            hard_limit: None,
+            token: 1,
+            now: Timestamp::default(),
+        },
+    };
+    let Some(millhand_proto::protocol::Meeting::Run { fence, .. }) = there.claim(vec![claim]).await.unwrap().pop()
+    else {
+        panic!("leave to run was expected")
+    };
+    assert_eq!(here.act(vec![Act::Cancel(core(1).id)]).await.unwrap(), [Acted::Asked]);
+    assert_eq!(
+        tokio::time::timeout(SOON, to_there.recv()).await.unwrap(),
+        Some(Mail::Cancel(core(1).id))
+    );
+    let verdict = millhand_broker::Verdict::Cancel {
+        fence,
+        note: None,
+        receipt: millhand_proto::Receipt::default(),
+    };
+    let settlement = millhand_broker::Settlement {
+        delivery: delivery.id,
+        copy: delivery.parcel.jobs()[0].clone(),
+        verdict,
+    };
+    there.settle(vec![settlement]).await.unwrap();
+    assert_eq!(
+        tokio::time::timeout(SOON, to_here.recv()).await.unwrap(),
+        Some(Mail::Ended(core(1).id))
+    );
+}
+
+#[test]
+fn a_file_that_is_not_ours_is_refused_with_a_sentence() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.db");
+    std::fs::write(
+        &path,
+        "no database at all, but long enough to be looked at as one ".repeat(20),
+    )
+    .unwrap();
+    assert!(refused(&path).contains("not a SQLite database"));
+
+    let foreign = dir.path().join("foreign.db");
+    Connection::open(&foreign)
+        .unwrap()
+        .execute("CREATE TABLE mine (x)", [])
+        .unwrap();
+    assert!(refused(&foreign).contains("another program"));
+
+    let newer = dir.path().join("newer.db");
+    drop(Sqlite::open(&newer).unwrap());
+    Connection::open(&newer)
+        .unwrap()
+        .pragma_update(None, "user_version", 99)
+        .unwrap();
+    assert!(refused(&newer).contains("newer"));
+
+    assert!(refused(&dir.path().join("no/such/folder/x.db")).contains("cannot be opened"));
+    assert!(refused(dir.path()).contains("cannot be opened"));
+}
+
+#[test]
+fn eight_threads_make_one_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    std::thread::scope(|scope| {
+        let opened: Vec<_> = (0..8).map(|_| scope.spawn(|| Sqlite::open(&path).map(drop))).collect();
+        for open in opened {
+            open.join().unwrap().unwrap();
+        }
+    });
+}
