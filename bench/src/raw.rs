@@ -26,18 +26,15 @@ impl Raw {
     }
 
     /// Inserts in transactions of `batch` rows.
-    pub(crate) fn insert(&mut self, jobs: usize, batch: usize, body: impl Fn(usize) -> Vec<u8>) -> Result<()> {
-        let mut next = 0;
-        while next < jobs {
+    pub(crate) fn insert(&mut self, bodies: &[Vec<u8>], batch: usize) -> Result<()> {
+        for bodies in bodies.chunks(batch) {
             let transaction = self.0.transaction()?;
             {
                 let mut insert = transaction
                     .prepare_cached("INSERT INTO jobs (queue, due, state, body) VALUES ('default', ?, 'queued', ?)")?;
-                let end = (next + batch).min(jobs);
-                for job in next..end {
-                    insert.execute(params![now(), body(job)])?;
+                for body in bodies {
+                    insert.execute(params![now(), body])?;
                 }
-                next = end;
             }
             transaction.commit()?;
         }
@@ -79,11 +76,12 @@ impl Raw {
     }
 
     /// How long one transaction with one small row takes.
-    pub(crate) fn commits(&mut self, count: usize, body: impl Fn(usize) -> Vec<u8>) -> Result<Vec<Duration>> {
-        (0..count)
-            .map(|at| {
+    pub(crate) fn commits(&mut self, bodies: &[Vec<u8>]) -> Result<Vec<Duration>> {
+        bodies
+            .chunks(1)
+            .map(|body| {
                 let started = Instant::now();
-                self.insert(1, 1, |_| body(at))?;
+                self.insert(body, 1)?;
                 Ok(started.elapsed())
             })
             .collect()

@@ -203,7 +203,10 @@ impl JobJson {
             run_seconds: ran(view, now).map(seconds),
             age_seconds: seconds(now.since(entry.enqueued_at)),
             reason: entry.reason.clone(),
-            error: last_error(view).map(str::to_owned),
+            // What an earlier attempt of a job that succeeded said stands in its notes.
+            error: last_error(view)
+                .filter(|_| entry.state != State::Succeeded)
+                .map(str::to_owned),
             tags: entry.tags.clone(),
             worker: entry.owner.map(|w| w.to_string()),
             parked: entry.parked.as_ref().map(|parked| ParkedJson {
@@ -470,7 +473,6 @@ mod tests {
             "wait_seconds": 0.300902,
             "run_seconds": 0.6,
             "age_seconds": 90.0,
-            "error": "no route to host\n  at \u0007line 2",
             "tags": [
               "blue",
               "\u001b[31mred"

@@ -1,4 +1,5 @@
 //! The program from outside: exit codes, what stands where, and two terminals at work.
+#![allow(clippy::unwrap_used)]
 
 use std::io::Write;
 use std::path::Path;

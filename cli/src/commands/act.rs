@@ -115,6 +115,14 @@ pub(super) fn stop_flag() -> Arc<AtomicBool> {
     stop
 }
 
+/// Refuses when nothing says which jobs are meant: never all of them by accident.
+pub(super) fn named(which: &WhichArgs) -> Outcome<()> {
+    if which.ids.is_empty() && which.filter.is_empty() {
+        return Err(Failure::usage("name jobs by id, or by --state, --task or --queue"));
+    }
+    Ok(())
+}
+
 /// The jobs that are meant, by id or by filter.
 pub(super) async fn ids(client: &Client, which: &WhichArgs, states: &[State]) -> Outcome<Vec<JobId>> {
     if !which.ids.is_empty() {
@@ -125,9 +133,6 @@ pub(super) async fn ids(client: &Client, which: &WhichArgs, states: &[State]) ->
 }
 
 async fn page(client: &Client, which: &WhichArgs, states: &[State]) -> Outcome<millhand_broker::JobPage> {
-    if which.filter.is_empty() {
-        return Err(Failure::usage("name jobs by id, or by --state, --task or --queue"));
-    }
     let page = client.admin().list(job::filter(&which.filter, states, MOST)).await?;
     if page.jobs.is_empty() {
         return Err(Failure::new(Exit::Nothing, "nothing", "no job matches"));

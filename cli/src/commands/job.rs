@@ -19,6 +19,11 @@ const LIST: usize = 50;
 
 pub(super) async fn run(command: JobCommand, global: &Global, ui: &Ui) -> Outcome {
     let settings = super::settings(global)?;
+    match &command {
+        JobCommand::Wait { which, .. } => act::named(which)?,
+        JobCommand::Cancel(args) | JobCommand::Retry(args) | JobCommand::Drop(args) => act::named(&args.which)?,
+        JobCommand::Show { .. } | JobCommand::List { .. } => {}
+    }
     let client = super::client(&settings, false)?;
     match command {
         JobCommand::Show { id } => one(&client, &id, ui).await,

@@ -4,18 +4,7 @@ use std::time::Duration;
 
 use millhand_proto::Receipt;
 
-/// `1,234,567`.
-pub(super) fn group(number: u64) -> String {
-    let digits = number.to_string();
-    let mut grouped = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
-            grouped.push(',');
-        }
-        grouped.push(digit);
-    }
-    grouped
-}
+use crate::output::grouped;
 
 /// `812 B`, `4.80 KiB`, `1.20 MiB`, in three figures.
 pub(super) fn bytes(number: u64) -> String {
@@ -47,7 +36,7 @@ fn three(number: f64) -> String {
 /// Per second, in three figures.
 pub(super) fn rate(count: u64, span: Duration) -> String {
     let rate = count as f64 / span.as_secs_f64().max(1e-6);
-    if rate < 999.5 { three(rate) } else { group(Duration::from_secs_f64(rate.min(1e18)).as_secs()) }
+    if rate < 999.5 { three(rate) } else { grouped(Duration::from_secs_f64(rate.min(1e18)).as_secs()) }
 }
 
 /// Bits per byte: 0 for one byte over and over, 8 for noise.
@@ -213,7 +202,6 @@ mod tests {
 
     #[test]
     fn numbers_read_well() {
-        assert_eq!((group(0), group(1_234_567)), ("0".into(), "1,234,567".into()));
         assert_eq!((bytes(1023), bytes(1 << 20)), ("1023 B".into(), "1.00 MiB".into()));
         let mut flat = [0; 256];
         assert!(entropy(&flat).abs() < 1e-9);

@@ -7,6 +7,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use super::figures;
+use crate::output::grouped;
 
 const WALKING: u8 = 0;
 const COUNTING: u8 = 1;
@@ -66,8 +67,8 @@ impl Progress {
     }
 
     fn line(&self, ascii: bool) -> String {
-        let files = figures::group(self.files.load(Ordering::Relaxed));
-        let files_all = figures::group(self.files_all.load(Ordering::Relaxed));
+        let files = grouped(self.files.load(Ordering::Relaxed));
+        let files_all = grouped(self.files_all.load(Ordering::Relaxed));
         let phase = self.phase.load(Ordering::Relaxed);
         if phase == WALKING {
             return format!("walking: {files_all} files");
@@ -85,7 +86,7 @@ impl Progress {
         };
         let jobs = match phase {
             PROVING => String::new(),
-            _ => format!(", {} jobs", figures::group(self.jobs.load(Ordering::Relaxed))),
+            _ => format!(", {} jobs", grouped(self.jobs.load(Ordering::Relaxed))),
         };
         let bar = bar(bytes, all, ascii);
         let word = if phase == PROVING { "proving" } else { "counting" };

@@ -23,6 +23,9 @@ const SECTION_PIECES: usize = 16;
 pub(super) const SECTION: u64 = 8 << 20;
 /// Longer words are counted, but not by themselves.
 const LONGEST: usize = 24;
+/// The same with the punctuation around them. It must be less than a piece: what a hard cut divides
+/// is longer, so that no plain word is ever divided.
+const LONGEST_RUN: usize = 64;
 
 /// Reads a section of a file, from `offset` on.
 #[derive(Debug, Serialize, Deserialize)]
@@ -61,10 +64,10 @@ pub(super) enum Section {
 /// By what a change of a file is noticed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Stamp {
-    inode: (u64, u64),
-    size: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
+    pub(super) inode: (u64, u64),
+    pub(super) size: u64,
+    pub(super) modified: (i64, i64),
+    pub(super) changed: (i64, i64),
 }
 
 impl Stamp {
@@ -75,10 +78,6 @@ impl Stamp {
             modified: (file.mtime(), file.mtime_nsec()),
             changed: (file.ctime(), file.ctime_nsec()),
         }
-    }
-
-    pub(super) fn fits(&self, now: &Metadata) -> bool {
-        *self == Self::of(now)
     }
 }
 
@@ -228,9 +227,12 @@ pub(super) fn count(job: Count, _cx: Context) -> Result<Counted, Failure> {
     })
 }
 
-/// A word that is counted by itself: without ASCII punctuation around it, 1 to 24 bytes of UTF-8,
+/// A word that is counted by itself: at most 64 bytes, and without ASCII punctuation around it, 1 to 24 bytes of UTF-8,
 /// ASCII only as letters, in lower case.
 fn plain_word<'a>(run: &[u8], lower: &'a mut [u8; LONGEST]) -> Option<&'a [u8]> {
+    if run.len() > LONGEST_RUN {
+        return None;
+    }
     let first = run.iter().position(|b| !b.is_ascii_punctuation())?;
     let last = run.iter().rposition(|b| !b.is_ascii_punctuation())?;
     let word = &run[first..=last];
@@ -282,6 +284,7 @@ mod tests {
     fn plain_words_are_letters_between_punctuation() {
         let word = |run: &str| plain_word(run.as_bytes(), &mut [0; LONGEST]).map(|w| String::from_utf8(w.to_vec()).unwrap());
         assert_eq!(word("(\"Hello,\")").as_deref(), Some("hello"));
+        assert_eq!(word(&("a".to_owned() + &"!".repeat(64))), None);
         assert_eq!(word("Äh").as_deref(), Some("Äh"));
         for none in ["...", "don't", "a1", "x".repeat(25).as_str()] {
             assert_eq!(word(none), None, "{none}");

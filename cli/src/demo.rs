@@ -1,0 +1,307 @@
+//! `millhand demo`: real work on real files, and the proof that it was done right.
+//!
+//! The path of a file: `walk` finds it, `drive` enqueues its jobs, `tasks` runs them (async reads,
+//! processes that count), `drive` merges what they answer, `proof` reads everything again by itself
+//! and compares, `words` and `report` tell.
+
+mod drive;
+mod figures;
+mod progress;
+mod proof;
+mod report;
+mod tasks;
+mod walk;
+mod words;
+
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use clap::Args as ClapArgs;
+use millhand_broker::Backend;
+use millhand_client::Client;
+use millhand_worker::{Slots, Worker};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use self::drive::Ledger;
+use self::progress::{Drawing, Progress};
+use self::proof::Verdict;
+use self::walk::{Rules, Tree};
+use crate::args::Format;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::Ui;
+
+/// What the command line says.
+#[derive(Debug, ClapArgs)]
+pub(crate) struct Args {
+    /// The folder to read [default: this one, without hidden folders and target]
+    #[arg(value_name = "DIR")]
+    dir: Option<PathBuf>,
+    /// Where the report page goes [default: millhand-demo.html in the folder for temporary files]
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Spoil one piece, so that the proof fails
+    #[arg(long, hide = true)]
+    spoil: bool,
+}
+
+/// Set in the environment of a worker's child.
+const CHILD: &str = "MILLHAND_CHILD";
+/// How long running jobs may go on after Ctrl-C.
+const GRACE: Duration = Duration::from_secs(1);
+
+/// What was looked at, without the files themselves.
+#[derive(Debug)]
+struct Looked {
+    files: u64,
+    folders: u64,
+    links: u64,
+    special: u64,
+    passed: u64,
+    took: Duration,
+}
+
+/// All that the words, the JSON and the page tell.
+#[derive(Debug)]
+struct Told<'a> {
+    root: &'a Path,
+    looked: &'a Looked,
+    ledger: &'a Ledger,
+    verdict: &'a Verdict,
+    /// From the first job's enqueueing to the last result.
+    took: Duration,
+    slots: Slots,
+    report: PathBuf,
+    /// The most used plain words.
+    top: Vec<(String, u64)>,
+}
+
+impl Told<'_> {
+    fn succeeded(&self) -> bool {
+        self.verdict.holds() && self.ledger.failed == 0
+    }
+
+    /// Walk and jobs together.
+    fn whole(&self) -> Duration {
+        self.looked.took + self.took
+    }
+}
+
+/// Runs the demo.
+pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
+    if std::env::var_os(CHILD).is_some_and(|v| v == "1") {
+        return serve();
+    }
+    let root = args.dir.clone().unwrap_or_else(|| PathBuf::from("."));
+    let folder = std::fs::read_dir(&root).map(drop);
+    folder.map_err(|e| Failure::usage(format!("{}: {e}", root.display())).hint("name a folder that can be read"))?;
+    let report = args.report.clone().unwrap_or_else(|| std::env::temp_dir().join("millhand-demo.html"));
+    let beside = report.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    if !beside.is_dir() || report.is_dir() {
+        return Err(Failure::usage(format!("the report cannot be written to {}", report.display()))
+            .hint("--report names a file in a folder that is there"));
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| failed("runtime", &format!("no runtime can be started: {e}")))?;
+    let ended = runtime.block_on(Box::pin(whole(args, ui, &root, &report)));
+    // A read that hangs must not hold the program.
+    runtime.shutdown_background();
+    ended
+}
+
+fn failed(code: &'static str, message: &str) -> Failure {
+    Failure::new(Exit::Failed, code, message)
+}
+
+/// A child process of the worker: nothing is opened, walked or printed here.
+fn serve() -> Outcome {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| failed("runtime", &e.to_string()))?;
+    let backend = millhand_broker::memory::Memory::standing()?;
+    // It does not return in a child that has a worker.
+    let ran = runtime.block_on(worker(backend, Slots { asyncs: 1, threads: 1, processes: 1 }).run(async {}));
+    ran.map_err(|e| failed("child", &e.to_string()))?;
+    Err(Failure::usage("MILLHAND_CHILD is set, but this is no worker's child").hint("unset MILLHAND_CHILD"))
+}
+
+fn worker(backend: Arc<dyn Backend>, slots: Slots) -> Worker {
+    use millhand_proto::Task as _;
+    Worker::new(backend)
+        .queues([tasks::Read::QUEUE, tasks::Count::QUEUE])
+        .slots(slots)
+        .grace(GRACE)
+        .on_async(tasks::read)
+        .on_process(tasks::count)
+}
+
+/// Ctrl-C, SIGTERM, and a terminal that goes away.
+struct Interrupts([Signal; 3]);
+
+impl Interrupts {
+    fn listen() -> std::io::Result<Self> {
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [int, term, hup] = kinds.map(signal);
+        Ok(Self([int?, term?, hup?]))
+    }
+
+    async fn come(&mut self) {
+        let [int, term, hup] = &mut self.0;
+        tokio::select! {
+            _ = int.recv() => {}
+            _ = term.recv() => {}
+            _ = hup.recv() => {}
+        }
+    }
+}
+
+fn interrupted() -> Failure {
+    Failure::new(Exit::Interrupted, "interrupted", "interrupted; nothing was left behind")
+}
+
+async fn whole(args: &Args, ui: &Ui, root: &Path, report: &Path) -> Outcome {
+    // Before there is anything to be left behind.
+    let mut interrupts = Interrupts::listen().map_err(|e| failed("signals", &e.to_string()))?;
+    let began = SystemTime::now();
+    let temporary = tempfile::Builder::new().prefix("millhand-demo-").tempdir();
+    let temporary = temporary.map_err(|e| failed("temporary", &format!("no temporary folder: {e}")))?;
+    let slots = Slots { asyncs: 64, threads: 1, processes: Slots::default().processes };
+    let usual = args.dir.is_none();
+    if usual {
+        ui.note("reading this folder without hidden folders and target; millhand demo DIR reads all of DIR");
+    }
+    let progress = Arc::new(Progress::default());
+    let drawing = Drawing::start(&progress, ui.style.ascii);
+
+    // The work. Whatever comes of it, worker, children and files are gone before the next step.
+    let plan = Plan { root, temporary: temporary.path(), usual, spoil: args.spoil, slots };
+    let done = session(plan, &progress, &mut interrupts).await;
+    let removed = temporary.close();
+    let (looked, ledger, took) = done?;
+    removed.map_err(|e| failed("temporary", &format!("the temporary folder cannot be removed: {e}")))?;
+
+    // The proof, of all of it, by one thread.
+    progress.proving();
+    let task = proof::Task { root: root.to_owned(), usual, began };
+    let shown = Arc::clone(&progress);
+    let proving = tokio::task::spawn_blocking(move || {
+        let verdict = proof::prove(&task, &ledger.claim, &shown);
+        (ledger, verdict)
+    });
+    let (ledger, verdict) = tokio::select! {
+        proved = proving => proved.map_err(|e| failed("proof", &e.to_string()))?,
+        () = interrupts.come() => return Err(interrupted()),
+    };
+    drop(drawing);
+
+    let told = Told {
+        root,
+        looked: &looked,
+        top: top(&ledger),
+        ledger: &ledger,
+        verdict: &verdict,
+        took,
+        slots,
+        report: report.to_owned(),
+    };
+    tell(&told, ui)
+}
+
+/// What a session needs to know.
+struct Plan<'a> {
+    root: &'a Path,
+    temporary: &'a Path,
+    usual: bool,
+    spoil: bool,
+    slots: Slots,
+}
+
+/// Walks, and runs the jobs on a file in the temporary folder.
+async fn session(
+    plan: Plan<'_>,
+    progress: &Arc<Progress>,
+    interrupts: &mut Interrupts,
+) -> Outcome<(Looked, Ledger, Duration)> {
+    let started = Instant::now();
+    let own = plan.temporary.metadata().map_err(|e| failed("temporary", &e.to_string()))?;
+    let rules = Rules { usual: plan.usual, own: (own.dev(), own.ino()) };
+    let (root, shown) = (plan.root.to_owned(), Arc::clone(progress));
+    let walking = tokio::task::spawn_blocking(move || walk::walk(&root, rules, &shown));
+    let tree = tokio::select! {
+        tree = walking => tree.map_err(|e| failed("walk", &e.to_string()))?,
+        () = interrupts.come() => return Err(interrupted()),
+    };
+    let looked = look(&tree, started.elapsed());
+    progress.counting(tree.bytes());
+
+    let started = Instant::now();
+    let backend = millhand_broker::sqlite::Sqlite::open(plan.temporary.join("demo.db"))?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let told = async {
+        // An error says that the sender is gone, which is as good.
+        let _ = stopped.await;
+    };
+    let mut running = tokio::spawn(Box::pin(worker(Arc::clone(&backend), plan.slots).run(told)));
+    let client = Client::named(backend, "demo");
+    let work = Box::pin(drive::drive(client, plan.root, tree, plan.spoil, Arc::clone(progress)));
+    let done = tokio::select! {
+        done = work => done.map_err(|why| failed("demo", &why)),
+        ended = &mut running => return Err(failed("worker", &match ended {
+            Ok(Ok(())) => "the worker stopped by itself".to_owned(),
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        })),
+        () = interrupts.come() => Err(interrupted()),
+    };
+    let took = started.elapsed();
+    drop(stop);
+    // It ends its children before it ends.
+    let ended = running.await.map_err(|e| failed("worker", &e.to_string()))?;
+    let ledger = done?;
+    ended.map_err(|e| failed("worker", &e.to_string()))?;
+    Ok((looked, ledger, took))
+}
+
+fn look(tree: &Tree, took: Duration) -> Looked {
+    Looked {
+        files: u64::try_from(tree.files.len()).unwrap_or(u64::MAX),
+        folders: tree.folders,
+        links: tree.links,
+        special: tree.special,
+        passed: tree.passed,
+        took,
+    }
+}
+
+/// The ten most used plain words; among equals the first by alphabet.
+fn top(ledger: &Ledger) -> Vec<(String, u64)> {
+    let mut words: Vec<_> = ledger.claim.plain.iter().collect();
+    words.sort_unstable_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
+    words.truncate(10);
+    words.into_iter().map(|(word, count)| (String::from_utf8_lossy(word).into_owned(), *count)).collect()
+}
+
+/// Writes the page and prints the words or the document.
+fn tell(told: &Told<'_>, ui: &Ui) -> Outcome {
+    let written = write_page(&told.report, &report::page(told));
+    match ui.format {
+        Format::Text => ui.print(&words::table(told, ui.style, written.is_ok()))?,
+        Format::Json | Format::Jsonl => ui.document(&words::document(told))?,
+    }
+    written.map_err(|e| failed("report", &format!("the report cannot be written to {}: {e}", told.report.display())))?;
+    Ok(if told.succeeded() { Exit::Done } else { Exit::Failed })
+}
+
+/// The page appears whole or not at all, and what stood there, or a link, is replaced.
+fn write_page(path: &Path, page: &str) -> std::io::Result<()> {
+    use std::io::Write as _;
+    use std::os::unix::fs::PermissionsExt as _;
+    let beside = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut file = tempfile::Builder::new()
+        .prefix(".millhand-demo-")
+        .permissions(std::fs::Permissions::from_mode(0o644))
+        .tempfile_in(beside)?;
+    file.write_all(page.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
