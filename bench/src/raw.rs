@@ -44,17 +44,19 @@ impl Raw {
     /// Claims `batch` jobs in one transaction and ends them in another, until none is left.
     pub(crate) fn drain(&mut self, jobs: usize, batch: usize) -> Result<()> {
         let owner = [7u8; 16];
+        // The limit is no parameter: SQLite would prepare the statement anew whenever it is bound.
+        let claim = format!(
+            "UPDATE jobs SET owner = ?1, state = 'running' WHERE id IN (
+               SELECT id FROM jobs INDEXED BY jobs_ready
+               WHERE queue = 'default' AND owner IS NULL AND due <= ?2 ORDER BY due LIMIT {batch})
+             RETURNING id, body"
+        );
         let mut done = 0;
         loop {
             let transaction = self.0.transaction()?;
             let claimed: Vec<(i64, Vec<u8>)> = transaction
-                .prepare_cached(
-                    "UPDATE jobs SET owner = ?1, state = 'running' WHERE id IN (
-                       SELECT id FROM jobs INDEXED BY jobs_ready
-                       WHERE queue = 'default' AND owner IS NULL AND due <= ?2 ORDER BY due LIMIT ?3)
-                     RETURNING id, body",
-                )?
-                .query_map(params![owner, now(), batch], |row| Ok((row.get(0)?, row.get(1)?)))?
+                .prepare_cached(&claim)?
+                .query_map(params![owner, now()], |row| Ok((row.get(0)?, row.get(1)?)))?
                 .collect::<rusqlite::Result<_>>()?;
             transaction.commit()?;
             if claimed.is_empty() {

@@ -96,11 +96,19 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
     let root = args.dir.clone().unwrap_or_else(|| PathBuf::from("."));
     let folder = std::fs::read_dir(&root).map(drop);
     folder.map_err(|e| Failure::usage(format!("{}: {e}", root.display())).hint("name a folder that can be read"))?;
-    let report = args.report.clone().unwrap_or_else(|| std::env::temp_dir().join("millhand-demo.html"));
-    let beside = report.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let report = args
+        .report
+        .clone()
+        .unwrap_or_else(|| std::env::temp_dir().join("millhand-demo.html"));
+    let beside = report
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     if !beside.is_dir() || report.is_dir() {
-        return Err(Failure::usage(format!("the report cannot be written to {}", report.display()))
-            .hint("--report names a file in a folder that is there"));
+        return Err(
+            Failure::usage(format!("the report cannot be written to {}", report.display()))
+                .hint("--report names a file in a folder that is there"),
+        );
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| failed("runtime", &format!("no runtime can be started: {e}")))?;
@@ -120,7 +128,17 @@ fn serve() -> Outcome {
     let runtime = runtime.map_err(|e| failed("runtime", &e.to_string()))?;
     let backend = millhand_broker::memory::Memory::standing()?;
     // It does not return in a child that has a worker.
-    let ran = runtime.block_on(worker(backend, Slots { asyncs: 1, threads: 1, processes: 1 }).run(async {}));
+    let ran = runtime.block_on(
+        worker(
+            backend,
+            Slots {
+                asyncs: 1,
+                threads: 1,
+                processes: 1,
+            },
+        )
+        .run(async {}),
+    );
     ran.map_err(|e| failed("child", &e.to_string()))?;
     Err(Failure::usage("MILLHAND_CHILD is set, but this is no worker's child").hint("unset MILLHAND_CHILD"))
 }
@@ -165,7 +183,11 @@ async fn whole(args: &Args, ui: &Ui, root: &Path, report: &Path) -> Outcome {
     let began = SystemTime::now();
     let temporary = tempfile::Builder::new().prefix("millhand-demo-").tempdir();
     let temporary = temporary.map_err(|e| failed("temporary", &format!("no temporary folder: {e}")))?;
-    let slots = Slots { asyncs: 64, threads: 1, processes: Slots::default().processes };
+    let slots = Slots {
+        asyncs: 64,
+        threads: 1,
+        processes: std::env::var("XP").map_or(Slots::default().processes, |v| v.parse().unwrap_or(2)),
+    };
     let usual = args.dir.is_none();
     if usual {
         ui.note("reading this folder without hidden folders and target; millhand demo DIR reads all of DIR");
@@ -174,7 +196,13 @@ async fn whole(args: &Args, ui: &Ui, root: &Path, report: &Path) -> Outcome {
     let drawing = Drawing::start(&progress, ui.style.ascii);
 
     // The work. Whatever comes of it, worker, children and files are gone before the next step.
-    let plan = Plan { root, temporary: temporary.path(), usual, spoil: args.spoil, slots };
+    let plan = Plan {
+        root,
+        temporary: temporary.path(),
+        usual,
+        spoil: args.spoil,
+        slots,
+    };
     let done = session(plan, &progress, &mut interrupts).await;
     let removed = temporary.close();
     let (looked, ledger, took) = done?;
@@ -182,7 +210,11 @@ async fn whole(args: &Args, ui: &Ui, root: &Path, report: &Path) -> Outcome {
 
     // The proof, of all of it, by one thread.
     progress.proving();
-    let task = proof::Task { root: root.to_owned(), usual, began };
+    let task = proof::Task {
+        root: root.to_owned(),
+        usual,
+        began,
+    };
     let shown = Arc::clone(&progress);
     let proving = tokio::task::spawn_blocking(move || {
         let verdict = proof::prove(&task, &ledger.claim, &shown);
@@ -223,8 +255,14 @@ async fn session(
     interrupts: &mut Interrupts,
 ) -> Outcome<(Looked, Ledger, Duration)> {
     let started = Instant::now();
-    let own = plan.temporary.metadata().map_err(|e| failed("temporary", &e.to_string()))?;
-    let rules = Rules { usual: plan.usual, own: (own.dev(), own.ino()) };
+    let own = plan
+        .temporary
+        .metadata()
+        .map_err(|e| failed("temporary", &e.to_string()))?;
+    let rules = Rules {
+        usual: plan.usual,
+        own: (own.dev(), own.ino()),
+    };
     let (root, shown) = (plan.root.to_owned(), Arc::clone(progress));
     let walking = tokio::task::spawn_blocking(move || walk::walk(&root, rules, &shown));
     let tree = tokio::select! {
@@ -278,7 +316,10 @@ fn top(ledger: &Ledger) -> Vec<(String, u64)> {
     let mut words: Vec<_> = ledger.claim.plain.iter().collect();
     words.sort_unstable_by(|a, b| b.1.cmp(a.1).then(a.0.cmp(b.0)));
     words.truncate(10);
-    words.into_iter().map(|(word, count)| (String::from_utf8_lossy(word).into_owned(), *count)).collect()
+    words
+        .into_iter()
+        .map(|(word, count)| (String::from_utf8_lossy(word).into_owned(), *count))
+        .collect()
 }
 
 /// Writes the page and prints the words or the document.
@@ -288,7 +329,12 @@ fn tell(told: &Told<'_>, ui: &Ui) -> Outcome {
         Format::Text => ui.print(&words::table(told, ui.style, written.is_ok()))?,
         Format::Json | Format::Jsonl => ui.document(&words::document(told))?,
     }
-    written.map_err(|e| failed("report", &format!("the report cannot be written to {}: {e}", told.report.display())))?;
+    written.map_err(|e| {
+        failed(
+            "report",
+            &format!("the report cannot be written to {}: {e}", told.report.display()),
+        )
+    })?;
     Ok(if told.succeeded() { Exit::Done } else { Exit::Failed })
 }
 
@@ -296,7 +342,10 @@ fn tell(told: &Told<'_>, ui: &Ui) -> Outcome {
 fn write_page(path: &Path, page: &str) -> std::io::Result<()> {
     use std::io::Write as _;
     use std::os::unix::fs::PermissionsExt as _;
-    let beside = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let beside = path
+        .parent()
+        .filter(|p| !p.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     let mut file = tempfile::Builder::new()
         .prefix(".millhand-demo-")
         .permissions(std::fs::Permissions::from_mode(0o644))

@@ -4,9 +4,9 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use millhand_broker::JobView;
-use millhand_client::{JobFailure, RawJob};
-use millhand_proto::{Payload, QueueName, State, limits};
+use millhand_broker::{Clock, JobView};
+use millhand_client::{EnqueueError, JobFailure, RawJob};
+use millhand_proto::{JobId, Payload, QueueName, State, limits};
 
 use crate::args::{EnqueueArgs, Format, Global};
 use crate::exit::{Exit, Failure, Outcome};
@@ -23,8 +23,13 @@ pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome 
     let wait = args.wait.then_some(args.wait_timeout.unwrap_or(FOR_EVER));
     let task = args.task.to_string();
     let queue = args.queue.clone().unwrap_or_default();
+    let job = job(args, payload, &queue);
+    // A job that is refused is refused before a file is made for it.
+    job.clone()
+        .into_core(JobId::given("check"), Clock::system().now(), None, None)
+        .map_err(EnqueueError::Invalid)?;
     let client = super::client(&settings, true)?;
-    let id = client.enqueue_raw(job(args, payload, &queue)).await?;
+    let id = client.enqueue_raw(job).await?;
     let Some(timeout) = wait else {
         match ui.format {
             Format::Text => ui.print(&id.to_string())?,

@@ -74,7 +74,11 @@ pub(super) async fn drive(
     let forgetter = tokio::spawn(forget(client.clone(), forgotten));
     let claim = Claim {
         files: BTreeMap::new(),
-        unreadable: tree.unreadable.into_iter().map(|(path, why)| (relative(root, &path), why)).collect(),
+        unreadable: tree
+            .unreadable
+            .into_iter()
+            .map(|(path, why)| (relative(root, &path), why))
+            .collect(),
         bytes: 0,
         lines: 0,
         words: 0,
@@ -155,9 +159,17 @@ async fn one_file(hub: Arc<Hub>, name: Vec<u8>, path: PathBuf, size: u64, spoil:
     while let Some((offset, in_word)) = from {
         let room = size.saturating_sub(offset).clamp(1024, SECTION).div_ceil(1024);
         let room = u32::try_from(room).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&hub.window).acquire_many_owned(room).await.map_err(|e| e.to_string())?;
+        let permit = Arc::clone(&hub.window)
+            .acquire_many_owned(room)
+            .await
+            .map_err(|e| e.to_string())?;
         let permit = Arc::new(permit);
-        let job = Read { path: path.clone(), offset, in_word, spoil: spoil && offset == 0 };
+        let job = Read {
+            path: path.clone(),
+            offset,
+            in_word,
+            spoil: spoil && offset == 0,
+        };
         let id = hub.client.enqueue(job).await.map_err(|e| e.to_string())?.id();
         let section = match hub.ended::<Read>(id).await? {
             Some(Section::Read { pieces, next, stamps }) => (pieces, next, stamps),
@@ -189,7 +201,13 @@ async fn one_file(hub: Arc<Hub>, name: Vec<u8>, path: PathBuf, size: u64, spoil:
         let (at, piece) = piece.map_err(|e| e.to_string())??;
         sums[at] = piece;
     }
-    let mut file = FileClaim { bytes: 0, lines: 0, words: 0, digest: [0; 32], stamp: stamp.filter(|_| steady) };
+    let mut file = FileClaim {
+        bytes: 0,
+        lines: 0,
+        words: 0,
+        digest: [0; 32],
+        stamp: stamp.filter(|_| steady),
+    };
     let mut digest = Sha256::new();
     for piece in sums.into_iter().flatten() {
         file.bytes += piece.bytes;
@@ -232,25 +250,42 @@ impl Hub {
             ledger.attempts += u64::from(view.entry.attempts);
             ledger.timeline.add(self.began.elapsed(), 1, 0);
             if let Some(receipt) = &view.entry.receipt {
-                let phases = if T::NAME == Count::NAME { &mut ledger.count } else { &mut ledger.read };
+                let phases = if T::NAME == Count::NAME {
+                    &mut ledger.count
+                } else {
+                    &mut ledger.read
+                };
                 phases.add(receipt);
             }
             if view.entry.state != State::Succeeded {
                 ledger.failed += 1;
                 if ledger.failures.len() < NAMED {
-                    ledger.failures.push(format!("{} {id}: {}", T::NAME, JobFailure::of(&view)));
+                    ledger
+                        .failures
+                        .push(format!("{} {id}: {}", T::NAME, JobFailure::of(&view)));
                 }
                 return Ok(None);
             }
         }
         let _ = self.ended.send(id);
         let result = result.ok_or_else(|| format!("job {id} has no result"))?;
-        result.decode().map(Some).map_err(|e| format!("the result of job {id}: {e}"))
+        result
+            .decode()
+            .map(Some)
+            .map_err(|e| format!("the result of job {id}: {e}"))
     }
 
     /// Waits for the count of a piece and merges it.
     async fn piece(&self, id: JobId) -> Result<Option<Piece>, String> {
-        let Some(Counted { bytes, lines, words, sha256, histogram, vocabulary, counts }) = self.ended::<Count>(id).await?
+        let Some(Counted {
+            bytes,
+            lines,
+            words,
+            sha256,
+            histogram,
+            vocabulary,
+            counts,
+        }) = self.ended::<Count>(id).await?
         else {
             return Ok(None);
         };
@@ -267,6 +302,11 @@ impl Hub {
                 None => drop(plain.insert(word.to_vec(), u64::from(count))),
             }
         }
-        Ok(Some(Piece { bytes, lines, words, sha256 }))
+        Ok(Some(Piece {
+            bytes,
+            lines,
+            words,
+            sha256,
+        }))
     }
 }

@@ -8,7 +8,11 @@ use crate::output::grouped;
 
 /// `812 B`, `4.80 KiB`, `1.20 MiB`, in three figures.
 pub(super) fn bytes(number: u64) -> String {
-    if number < 1024 { format!("{number} B") } else { rate_bytes(number as f64) }
+    if number < 1024 {
+        format!("{number} B")
+    } else {
+        rate_bytes(number as f64)
+    }
 }
 
 /// The same for what is no whole number.
@@ -36,7 +40,11 @@ fn three(number: f64) -> String {
 /// Per second, in three figures.
 pub(super) fn rate(count: u64, span: Duration) -> String {
     let rate = count as f64 / span.as_secs_f64().max(1e-6);
-    if rate < 999.5 { three(rate) } else { grouped(Duration::from_secs_f64(rate.min(1e18)).as_secs()) }
+    if rate < 999.5 {
+        three(rate)
+    } else {
+        grouped(Duration::from_secs_f64(rate.min(1e18)).as_secs())
+    }
 }
 
 /// Bits per byte: 0 for one byte over and over, 8 for noise.
@@ -131,7 +139,11 @@ pub(super) struct Phases {
 impl Default for Phases {
     fn default() -> Self {
         let phases = Receipt::default().phases().map(|(name, _)| (name, Spread::default()));
-        Self { phases: phases.into(), whole: Spread::default(), cpu: Duration::ZERO }
+        Self {
+            phases: phases.into(),
+            whole: Spread::default(),
+            cpu: Duration::ZERO,
+        }
     }
 }
 
@@ -146,7 +158,10 @@ impl Phases {
 
     /// All rows: the phases, then the whole.
     pub(super) fn rows(&self) -> impl Iterator<Item = (&'static str, &Spread)> {
-        self.phases.iter().map(|(name, spread)| (*name, spread)).chain([("whole", &self.whole)])
+        self.phases
+            .iter()
+            .map(|(name, spread)| (*name, spread))
+            .chain([("whole", &self.whole)])
     }
 }
 
@@ -160,7 +175,10 @@ pub(super) struct Timeline {
 
 impl Default for Timeline {
     fn default() -> Self {
-        Self { width: Duration::from_millis(20), steps: Vec::new() }
+        Self {
+            width: Duration::from_millis(20),
+            steps: Vec::new(),
+        }
     }
 }
 
@@ -171,7 +189,11 @@ impl Timeline {
 
     pub(super) fn add(&mut self, at: Duration, jobs: u64, bytes: u64) {
         while at >= self.width * 120 {
-            self.steps = self.steps.chunks(2).map(|c| c.iter().fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1))).collect();
+            self.steps = self
+                .steps
+                .chunks(2)
+                .map(|c| c.iter().fold((0, 0), |a, b| (a.0 + b.0, a.1 + b.1)))
+                .collect();
             self.width *= 2;
         }
         let step = usize::try_from(at.as_micros() / self.width.as_micros()).unwrap_or(0);

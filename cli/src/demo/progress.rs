@@ -75,14 +75,17 @@ impl Progress {
         }
         let bytes = self.bytes.load(Ordering::Relaxed);
         let all = self.bytes_all.load(Ordering::Relaxed).max(bytes).max(1);
-        let since = self.since.lock().unwrap_or_else(PoisonError::into_inner).map_or(Duration::ZERO, |s| s.elapsed());
+        let since = self
+            .since
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .map_or(Duration::ZERO, |s| s.elapsed());
         let rate = bytes as f64 / since.as_secs_f64().max(1e-3);
-        let left = match (bytes, u64::try_from(since.as_secs())) {
-            (1.., Ok(secs)) if secs >= 2 => {
-                let left = Duration::from_secs_f64((all - bytes) as f64 / rate.max(1.0));
-                format!(", {} left", crate::times::human(Duration::from_secs(left.as_secs() + 1)))
-            }
-            _ => String::new(),
+        let left = if bytes > 0 && since >= Duration::from_secs(2) {
+            let left = Duration::from_secs_f64((all - bytes) as f64 / rate.max(1.0));
+            format!(", {} left", crate::times::human(Duration::from_secs(left.as_secs() + 1)))
+        } else {
+            String::new()
         };
         let jobs = match phase {
             PROVING => String::new(),
@@ -90,7 +93,10 @@ impl Progress {
         };
         let bar = bar(bytes, all, ascii);
         let word = if phase == PROVING { "proving" } else { "counting" };
-        format!("{word} {files}/{files_all} files {bar} {}/s{jobs}{left}", figures::rate_bytes(rate))
+        format!(
+            "{word} {files}/{files_all} files {bar} {}/s{jobs}{left}",
+            figures::rate_bytes(rate)
+        )
     }
 }
 
@@ -112,8 +118,14 @@ pub(super) struct Drawing {
 impl Drawing {
     pub(super) fn start(progress: &Arc<Progress>, ascii: bool) -> Self {
         let shown = Arc::clone(progress);
-        let thread = std::thread::Builder::new().name("demo-progress".into()).spawn(move || draw(&shown, ascii)).ok();
-        Self { progress: Arc::clone(progress), thread }
+        let thread = std::thread::Builder::new()
+            .name("demo-progress".into())
+            .spawn(move || draw(&shown, ascii))
+            .ok();
+        Self {
+            progress: Arc::clone(progress),
+            thread,
+        }
     }
 }
 
@@ -141,7 +153,11 @@ fn draw(progress: &Progress, ascii: bool) {
         next = now + each;
         let line = progress.line(ascii);
         // Whoever read it may be gone.
-        let _ = if terminal { write!(std::io::stderr(), "\r\x1b[2K{line}") } else { writeln!(std::io::stderr(), "{line}") };
+        let _ = if terminal {
+            write!(std::io::stderr(), "\r\x1b[2K{line}")
+        } else {
+            writeln!(std::io::stderr(), "{line}")
+        };
         drawn = terminal;
     }
     if drawn {

@@ -110,8 +110,12 @@ struct Sight {
 /// Reads the tree and compares.
 pub(super) fn prove(task: &Task, claim: &Claim, progress: &Progress) -> Verdict {
     let started = std::time::Instant::now();
-    let mut sight =
-        Sight { files: BTreeMap::new(), unreadable: BTreeMap::new(), histogram: [0; 256], plain: HashMap::new() };
+    let mut sight = Sight {
+        files: BTreeMap::new(),
+        unreadable: BTreeMap::new(),
+        histogram: [0; 256],
+        plain: HashMap::new(),
+    };
     let mut buffer = vec![0; 128 << 10];
     descend(task, &task.root, &mut Vec::new(), &mut |relative, path| {
         let Some(path) = path else {
@@ -175,7 +179,12 @@ fn examine(
 ) -> std::io::Result<Seen> {
     const FULL: usize = 524_288;
     let mut file = fs::File::open(path)?;
-    let mut seen = Seen { bytes: 0, lines: 0, words: 0, digest: [0; 32] };
+    let mut seen = Seen {
+        bytes: 0,
+        lines: 0,
+        words: 0,
+        digest: [0; 32],
+    };
     let mut all = Sha256::new();
     // The piece that is being filled, and the end of the last white space in it.
     let mut piece: Vec<u8> = Vec::with_capacity(FULL);
@@ -288,7 +297,10 @@ fn compare(task: &Task, claim: &Claim, sight: &Sight) -> Verdict {
             verdict.differ(|| format!("{}: the jobs read it, the proof could not: {why}", path.display()));
         }
     }
-    let both = [(&claim.unreadable, &sight.unreadable), (&sight.unreadable, &claim.unreadable)];
+    let both = [
+        (&claim.unreadable, &sight.unreadable),
+        (&sight.unreadable, &claim.unreadable),
+    ];
     for (here, there) in both {
         for relative in here.keys().filter(|r| !there.contains_key(*r)) {
             let path = place(task, relative);
@@ -319,7 +331,11 @@ fn compare_totals(claim: &Claim, sight: &Sight, verdict: &mut Verdict) {
     }
     for (word, proof) in &sight.plain {
         let shown = String::from_utf8_lossy(word);
-        verdict.same(&format!("word {shown:?}"), claim.plain.get(word).copied().unwrap_or(0), *proof);
+        verdict.same(
+            &format!("word {shown:?}"),
+            claim.plain.get(word).copied().unwrap_or(0),
+            *proof,
+        );
     }
     for (word, jobs) in claim.plain.iter().filter(|(word, _)| !sight.plain.contains_key(*word)) {
         verdict.same(&format!("word {:?}", String::from_utf8_lossy(word)), *jobs, 0);
@@ -342,7 +358,9 @@ fn place(task: &Task, relative: &[u8]) -> PathBuf {
 }
 
 fn is_unchanged(path: &Path, stamp: Option<Stamp>) -> bool {
-    let (Some(stamp), Ok(now)) = (stamp, fs::symlink_metadata(path)) else { return false };
+    let (Some(stamp), Ok(now)) = (stamp, fs::symlink_metadata(path)) else {
+        return false;
+    };
     (now.dev(), now.ino()) == stamp.inode
         && now.len() == stamp.size
         && (now.mtime(), now.mtime_nsec()) == stamp.modified
@@ -351,9 +369,14 @@ fn is_unchanged(path: &Path, stamp: Option<Stamp>) -> bool {
 
 /// Whether it came, or its facts changed, after the demo began.
 fn is_new(task: &Task, path: &Path) -> bool {
-    let Ok(facts) = fs::symlink_metadata(path) else { return false };
+    let Ok(facts) = fs::symlink_metadata(path) else {
+        return false;
+    };
     let since = (task.began - TICK).duration_since(UNIX_EPOCH).unwrap_or_default();
-    let began = (i64::try_from(since.as_secs()).unwrap_or(i64::MAX), i64::from(since.subsec_nanos()));
+    let began = (
+        i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        i64::from(since.subsec_nanos()),
+    );
     (facts.ctime(), facts.ctime_nsec()) >= began
 }
 

@@ -127,7 +127,11 @@ pub(super) async fn read(job: Read, cx: Context) -> Result<Section, Failure> {
         let spoil = spoil && at == 0;
         ids.push(cx.enqueue(Count { data, in_word, spoil })?);
     }
-    Ok(Section::Read { pieces: ids, next, stamps })
+    Ok(Section::Read {
+        pieces: ids,
+        next,
+        stamps,
+    })
 }
 
 type Cut = (Vec<(Bytes, bool)>, Option<(u64, bool)>, [Stamp; 2]);
@@ -154,7 +158,10 @@ fn cut(file: &mut impl io::Read, mut offset: u64, mut in_word: bool) -> io::Resu
     let mut rest = Vec::new();
     while pieces.len() < SECTION_PIECES {
         let missing = PIECE - rest.len();
-        let got = file.by_ref().take(u64::try_from(missing).unwrap_or(0)).read_to_end(&mut rest)?;
+        let got = file
+            .by_ref()
+            .take(u64::try_from(missing).unwrap_or(0))
+            .read_to_end(&mut rest)?;
         if got < missing {
             // The end of the file.
             if !rest.is_empty() {
@@ -268,7 +275,10 @@ mod tests {
         data.extend_from_slice(b" end");
         let cut = pieces(&data);
         assert_eq!(cut.iter().map(|(d, _)| d.len()).sum::<usize>(), data.len());
-        assert_eq!(cut.iter().map(|(_, w)| *w).collect::<Vec<_>>(), [false, true, true, true]);
+        assert_eq!(
+            cut.iter().map(|(_, w)| *w).collect::<Vec<_>>(),
+            [false, true, true, true]
+        );
         let text = "a word here ".repeat(2 * SECTION_PIECES * PIECE / 12);
         let cut = pieces(text.as_bytes());
         assert!(cut.len() > 2 * SECTION_PIECES - 1 && cut.iter().all(|(d, w)| !w && d.ends_with(b" ")));
@@ -282,7 +292,8 @@ mod tests {
 
     #[test]
     fn plain_words_are_letters_between_punctuation() {
-        let word = |run: &str| plain_word(run.as_bytes(), &mut [0; LONGEST]).map(|w| String::from_utf8(w.to_vec()).unwrap());
+        let word =
+            |run: &str| plain_word(run.as_bytes(), &mut [0; LONGEST]).map(|w| String::from_utf8(w.to_vec()).unwrap());
         assert_eq!(word("(\"Hello,\")").as_deref(), Some("hello"));
         assert_eq!(word(&("a".to_owned() + &"!".repeat(64))), None);
         assert_eq!(word("Äh").as_deref(), Some("Äh"));

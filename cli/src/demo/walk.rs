@@ -81,7 +81,10 @@ pub(super) fn walk(root: &Path, rules: Rules, progress: &Progress) -> Tree {
                     folders.push(entry.path());
                 }
             } else if kind.is_file() {
-                tree.files.push(Found { path: entry.path(), size: facts.len() });
+                tree.files.push(Found {
+                    path: entry.path(),
+                    size: facts.len(),
+                });
                 progress.found();
             } else if kind.is_symlink() {
                 tree.links += 1;

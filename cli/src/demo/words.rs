@@ -15,13 +15,18 @@ use crate::times;
 const NAMED: usize = 5;
 
 fn path(bytes: &[u8]) -> String {
-    clean(&String::from_utf8_lossy(if bytes.is_empty() { b"." } else { bytes }), false)
+    clean(
+        &String::from_utf8_lossy(if bytes.is_empty() { b"." } else { bytes }),
+        false,
+    )
 }
 
 /// A percentile for a table; `—` when there are too few to say.
 pub(super) fn percentile(spread: &Spread, thousandths: u64, ascii: bool) -> String {
     let none = if ascii { "-" } else { "—" };
-    spread.percentile(thousandths).map_or_else(|| none.to_owned(), times::compact)
+    spread
+        .percentile(thousandths)
+        .map_or_else(|| none.to_owned(), times::compact)
 }
 
 pub(super) fn table(told: &Told<'_>, style: Style, written: bool) -> String {
@@ -32,32 +37,66 @@ pub(super) fn table(told: &Told<'_>, style: Style, written: bool) -> String {
     };
     let looked = told.looked;
     row("folder", &clean(&told.root.display().to_string(), false));
-    row("files", &format!("{} in {}", grouped(claim.files.len() as u64), plural(looked.folders, "folder")));
+    row(
+        "files",
+        &format!(
+            "{} in {}",
+            grouped(claim.files.len() as u64),
+            plural(looked.folders, "folder")
+        ),
+    );
     let passed = [
         (looked.links, "symbolic link"),
         (looked.special, "pipe, socket or device"),
         (looked.passed, "hidden or target folder"),
     ];
-    let passed: Vec<_> = passed.iter().filter(|(n, _)| *n > 0).map(|(n, what)| format!("{} × {what}", grouped(*n))).collect();
+    let passed: Vec<_> = passed
+        .iter()
+        .filter(|(n, _)| *n > 0)
+        .map(|(n, what)| format!("{} × {what}", grouped(*n)))
+        .collect();
     if !passed.is_empty() {
         row("", &format!("passed over: {}", passed.join(", ")));
     }
     for (at, (name, why)) in claim.unreadable.iter().take(NAMED).enumerate() {
-        row(if at == 0 { "unreadable" } else { "" }, &format!(" {}: {}", path(name), clean(why, false)));
+        row(
+            if at == 0 { "unreadable" } else { "" },
+            &format!(" {}: {}", path(name), clean(why, false)),
+        );
     }
     if claim.unreadable.len() > NAMED {
-        row("", &format!(" and {} more", grouped((claim.unreadable.len() - NAMED) as u64)));
+        row(
+            "",
+            &format!(" and {} more", grouped((claim.unreadable.len() - NAMED) as u64)),
+        );
     }
-    row("bytes", &format!("{} ({})", grouped(claim.bytes), figures::bytes(claim.bytes)));
+    row(
+        "bytes",
+        &format!("{} ({})", grouped(claim.bytes), figures::bytes(claim.bytes)),
+    );
     row("lines", &grouped(claim.lines));
-    row("words", &format!("{}, {} different plain ones", grouped(claim.words), grouped(claim.plain.len() as u64)));
+    row(
+        "words",
+        &format!(
+            "{}, {} different plain ones",
+            grouped(claim.words),
+            grouped(claim.plain.len() as u64)
+        ),
+    );
     for (at, line) in wrapped(&told.top).iter().enumerate() {
         row(if at == 0 { "top words" } else { "" }, line);
     }
-    row("entropy", &format!("{:.3} bits per byte", figures::entropy(&claim.histogram)));
+    row(
+        "entropy",
+        &format!("{:.3} bits per byte", figures::entropy(&claim.histogram)),
+    );
     row("digest", &figures::hex(&claim.digest));
     let ledger = told.ledger;
-    let jobs = format!("{} in {}", plural(ledger.jobs, "job"), plural(ledger.attempts, "attempt"));
+    let jobs = format!(
+        "{} in {}",
+        plural(ledger.jobs, "job"),
+        plural(ledger.attempts, "attempt")
+    );
     let rates = format!(
         "{} jobs/s, {}/s",
         figures::rate(ledger.jobs, told.took),
@@ -72,7 +111,12 @@ pub(super) fn table(told: &Told<'_>, style: Style, written: bool) -> String {
     out.push('\n');
     out.push_str(&proof(told, style));
     if written {
-        let _ = writeln!(out, "  {:<10}{}", "report", clean(&told.report.display().to_string(), false));
+        let _ = writeln!(
+            out,
+            "  {:<10}{}",
+            "report",
+            clean(&told.report.display().to_string(), false)
+        );
     }
     out
 }
@@ -82,7 +126,10 @@ fn wrapped(top: &[(String, u64)]) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for (word, count) in top {
         let next = format!("{} {}", clean(word, false), grouped(*count));
-        match lines.last_mut().filter(|l| l.chars().count() + next.chars().count() < 64) {
+        match lines
+            .last_mut()
+            .filter(|l| l.chars().count() + next.chars().count() < 64)
+        {
             Some(line) => *line = format!("{line}, {next}"),
             None => lines.push(next),
         }
@@ -95,10 +142,17 @@ fn phases(told: &Told<'_>, style: Style) -> String {
     let ledger = told.ledger;
     let mut out = String::new();
     let head = |name: &str, all: &Phases| format!("{name}, {} jobs", grouped(all.whole.count()));
-    let (read, count) = (head("demo.read (async)", &ledger.read), head("demo.count (process)", &ledger.count));
+    let (read, count) = (
+        head("demo.read (async)", &ledger.read),
+        head("demo.count (process)", &ledger.count),
+    );
     let _ = writeln!(out, "  {:<10}{read:^30}{count:^30}", "");
     let titles = ["p50", "p95", "p99"].map(|t| format!("{t:>10}")).concat();
-    let _ = writeln!(out, "  {}", style.paint(Ink::Bold, &format!("{:<10}{titles}{titles}", "phase")));
+    let _ = writeln!(
+        out,
+        "  {}",
+        style.paint(Ink::Bold, &format!("{:<10}{titles}{titles}", "phase"))
+    );
     for ((name, read), (_, count)) in ledger.read.rows().zip(ledger.count.rows()) {
         let _ = write!(out, "  {name:<10}");
         for spread in [read, count] {
@@ -143,13 +197,22 @@ fn proof(told: &Told<'_>, style: Style) -> String {
     }
     if !verdict.changed.is_empty() {
         let changed = plural(verdict.changed.len() as u64, "file");
-        let _ = writeln!(out, "  {:<10}{changed} changed, came or went meanwhile and prove nothing; neither do the", "");
+        let _ = writeln!(
+            out,
+            "  {:<10}{changed} changed, came or went meanwhile and prove nothing; neither do the",
+            ""
+        );
         let _ = writeln!(out, "  {:<10}counts of words and bytes over all files:", "");
         for path in verdict.changed.iter().take(NAMED) {
             let _ = writeln!(out, "  {:<10}{}", "", clean(&path.display().to_string(), false));
         }
         if verdict.changed.len() > NAMED {
-            let _ = writeln!(out, "  {:<10}and {} more", "", grouped((verdict.changed.len() - NAMED) as u64));
+            let _ = writeln!(
+                out,
+                "  {:<10}and {} more",
+                "",
+                grouped((verdict.changed.len() - NAMED) as u64)
+            );
         }
     }
     out
@@ -161,7 +224,10 @@ pub(super) fn document(told: &Told<'_>) -> Value {
     let claim = &ledger.claim;
     let seconds = |span: Duration| times::seconds(span);
     let mut phases = Vec::new();
-    for (task, executor, all) in [("demo.read", "async", &ledger.read), ("demo.count", "process", &ledger.count)] {
+    for (task, executor, all) in [
+        ("demo.read", "async", &ledger.read),
+        ("demo.count", "process", &ledger.count),
+    ] {
         for (phase, spread) in all.rows() {
             let at = |thousandths| spread.percentile(thousandths).map(seconds);
             phases.push(json!({
@@ -170,7 +236,10 @@ pub(super) fn document(told: &Told<'_>) -> Value {
             }));
         }
     }
-    let micros = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_micros();
+    let micros = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_micros();
     let unreadable: Vec<Value> = claim
         .unreadable
         .iter()
@@ -178,7 +247,11 @@ pub(super) fn document(told: &Told<'_>) -> Value {
         .map(|(name, why)| json!({ "path": String::from_utf8_lossy(name), "reason": why }))
         .collect();
     let changed: Vec<_> = verdict.changed.iter().take(100).map(|p| p.to_string_lossy()).collect();
-    let top: Vec<Value> = told.top.iter().map(|(word, count)| json!({ "word": word, "count": count })).collect();
+    let top: Vec<Value> = told
+        .top
+        .iter()
+        .map(|(word, count)| json!({ "word": word, "count": count }))
+        .collect();
     json!({
         "schema": "millhand.demo/1",
         "as_of": times::rfc3339(Timestamp::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))),
