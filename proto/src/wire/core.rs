@@ -84,20 +84,20 @@ impl Draft {
         self.id
     }
 
+    /// Notes keys of the header that must be understood and are not.
+    pub(super) fn must_understand(&mut self, keys: &[String]) {
+        self.not_understood.extend_from_slice(keys);
+    }
+
     /// Reads the map at the start of `bytes` over what is here; answers its length.
     ///
     /// `source` is the buffer that `bytes` is a part of, so that arguments are not copied.
     pub(super) fn read(&mut self, source: &Bytes, bytes: &[u8]) -> Result<usize, WireError> {
         let (fields, end) = Fields::of(bytes)?;
-        let mut seen: Vec<&str> = Vec::new();
         // The id is looked for even when another field is bad.
         let mut first_error = None;
         for field in fields {
             let (key, value) = field?;
-            if seen.contains(&key) {
-                return Err(WireError::Twice(key.to_owned()));
-            }
-            seen.push(key);
             if let Err(error) = self.field(source, key, value) {
                 first_error.get_or_insert(error);
             }

@@ -47,13 +47,8 @@ impl Hop {
     pub(super) fn read(bytes: &[u8]) -> Result<(Self, usize), WireError> {
         let (fields, end) = Fields::of(bytes)?;
         let mut hop = Self::default();
-        let mut seen: Vec<&str> = Vec::new();
         for field in fields {
             let (key, value) = field?;
-            if seen.contains(&key) {
-                return Err(WireError::Twice(key.to_owned()));
-            }
-            seen.push(key);
             match key {
                 "h" => hop.hand = value::small(key, value)?,
                 "n" => hop.attempts = value::small(key, value)?,

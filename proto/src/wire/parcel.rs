@@ -277,7 +277,7 @@ impl Parcel {
             let (raw, after) = rest.split_at(end);
             rest = after;
             let mut draft = Draft::default();
-            match open_job(bytes, &header, common, raw, &mut draft) {
+            match open_job(bytes, &header, &common, raw, &mut draft) {
                 Ok((core_bytes, hop)) => match draft.finish() {
                     Ok(core) => {
                         let key = core.id.record_at(hop.hand);
@@ -321,16 +321,28 @@ impl Parcel {
     }
 }
 
-/// Checks the header; answers the common values inside it.
-fn check_header(header: &[u8]) -> Result<Option<&[u8]>, WireError> {
+/// What the header says of all jobs.
+struct Common<'a> {
+    fields: Option<&'a [u8]>,
+    not_understood: Vec<String>,
+}
+
+/// Checks the header.
+fn check_header(header: &[u8]) -> Result<Common<'_>, WireError> {
     let (fields, _) = Fields::of(header)?;
     let mut version = None;
-    let mut common = None;
+    let mut common = Common {
+        fields: None,
+        not_understood: Vec::new(),
+    };
     for field in fields {
         let (key, value) = field?;
         match key {
             "v" => version = Some(value::uint(key, value)?),
-            "c" => common = Some(value),
+            "c" => common.fields = Some(value),
+            _ if key.starts_with(|c: char| c.is_ascii_uppercase()) => {
+                common.not_understood.push(key.chars().take(64).collect());
+            }
             _ => {}
         }
     }
@@ -343,13 +355,14 @@ fn check_header(header: &[u8]) -> Result<Option<&[u8]>, WireError> {
 fn open_job(
     source: &Bytes,
     header: &Bytes,
-    common: Option<&[u8]>,
+    common: &Common<'_>,
     raw: &[u8],
     draft: &mut Draft,
 ) -> Result<(Bytes, Hop), WireError> {
     let inner = value::bin("job", raw)?;
-    if let Some(common) = common {
-        draft.read(header, common)?;
+    draft.must_understand(&common.not_understood);
+    if let Some(fields) = common.fields {
+        draft.read(header, fields)?;
     }
     let core_len = draft.read(source, inner)?;
     let (hop, hop_len) = Hop::read(&inner[core_len..])?;
@@ -442,6 +455,24 @@ mod tests {
         let parcel = Parcel::decode(&bytes).unwrap().parcel.unwrap();
         assert_eq!(parcel.jobs[0].not_understood().collect::<Vec<_>>(), ["Must"]);
         assert_eq!(Bytes::from(parcel.encode()), bytes);
+    }
+
+    #[test]
+    fn the_header_too_must_be_understood_and_holds_no_key_twice() {
+        let bytes = Parcel::pack(vec![core(0)]).unwrap().encode();
+        // Behind the list's marker and the header's: one more field.
+        let with = |key: &str, value: u64| {
+            let mut more = bytes.clone();
+            more[1] += 1;
+            let mut field = Vec::new();
+            value::put_text(&mut field, key);
+            value::put_uint(&mut field, value);
+            more.splice(2..2, field);
+            Parcel::decode(&more.into())
+        };
+        let parcel = with("Must", 1).unwrap().parcel.unwrap();
+        assert_eq!(parcel.jobs[0].not_understood().collect::<Vec<_>>(), ["Must"]);
+        assert_eq!(with("v", 1), Err(WireError::Twice("v".into())));
     }
 
     #[test]

@@ -5,10 +5,11 @@ use rmp::encode as put;
 use super::WireError;
 use super::prescan;
 
-/// The fields of a map, as raw values in the order they stand.
+/// The fields of a map, as raw values in the order they stand; a key that stands twice is an error.
 pub(super) struct Fields<'a> {
     rest: &'a [u8],
     left: usize,
+    seen: Vec<&'a str>,
 }
 
 impl<'a> Fields<'a> {
@@ -24,6 +25,7 @@ impl<'a> Fields<'a> {
             Self {
                 rest,
                 left: left as usize,
+                seen: Vec::new(),
             },
             end,
         ))
@@ -43,6 +45,10 @@ impl<'a> Iterator for Fields<'a> {
             let end = prescan::value(rest)?;
             let (value, rest) = rest.split_at(end);
             self.rest = rest;
+            if self.seen.contains(&key) {
+                return Err(WireError::Twice(key.to_owned()));
+            }
+            self.seen.push(key);
             Ok((key, value))
         };
         let item = read();
