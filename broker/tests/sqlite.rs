@@ -214,13 +214,15 @@ fn a_file_that_is_not_ours_is_refused_with_a_sentence() {
 }
 
 #[test]
-fn eight_threads_make_one_file() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("jobs.db");
-    std::thread::scope(|scope| {
-        let opened: Vec<_> = (0..8).map(|_| scope.spawn(|| Sqlite::open(&path).map(drop))).collect();
-        for open in opened {
-            open.join().unwrap().unwrap();
-        }
-    });
+fn eight_at_once_make_one_file() {
+    for _ in 0..20 {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("jobs.db");
+        std::thread::scope(|scope| {
+            let opened: Vec<_> = (0..8).map(|_| scope.spawn(|| Sqlite::open(&path).map(drop))).collect();
+            for open in opened {
+                open.join().unwrap().unwrap();
+            }
+        });
+    }
 }

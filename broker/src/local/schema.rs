@@ -81,11 +81,12 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let mut connection = Connection::open_with_flags(path, flags).map_err(explain)?;
     connection.busy_handler(Some(wait_for_lock)).map_err(explain)?;
-    let application: i64 = connection
-        .query_row("PRAGMA application_id", [], |r| r.get(0))
-        .map_err(explain)?;
+    // In this order: another process may be making the file, and writes both at once.
     let tables: i64 = connection
         .query_row("SELECT count(*) FROM sqlite_master", [], |r| r.get(0))
+        .map_err(explain)?;
+    let application: i64 = connection
+        .query_row("PRAGMA application_id", [], |r| r.get(0))
         .map_err(explain)?;
     if application != APPLICATION && tables > 0 {
         return Err(unusable("the file is a SQLite database of another program".into()));
