@@ -131,6 +131,8 @@ pub(crate) enum Color {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    /// Count a folder's files by jobs, and prove the result
+    Demo(crate::demo::Args),
     /// Run the tasks of the settings file
     Worker(WorkerArgs),
     /// Enqueue a job

@@ -23,6 +23,7 @@ use crate::settings::{Flags, Settings};
 pub(crate) fn run(cli: Cli, ui: &Ui) -> Outcome {
     let Cli { command, global } = cli;
     match command {
+        Command::Demo(args) => crate::demo::run(&args, ui),
         Command::Worker(args) => worker::run(&args, &global, ui),
         Command::Enqueue(args) => block_on(enqueue::run(args, &global, ui)),
         Command::Job(command) => block_on(job::run(command, &global, ui)),

@@ -54,7 +54,6 @@ const GRACE: Duration = Duration::from_secs(1);
 /// What was looked at, without the files themselves.
 #[derive(Debug)]
 struct Looked {
-    files: u64,
     folders: u64,
     links: u64,
     special: u64,
@@ -183,10 +182,12 @@ async fn whole(args: &Args, ui: &Ui, root: &Path, report: &Path) -> Outcome {
     let began = SystemTime::now();
     let temporary = tempfile::Builder::new().prefix("millhand-demo-").tempdir();
     let temporary = temporary.map_err(|e| failed("temporary", &format!("no temporary folder: {e}")))?;
+    // Twice the cores: while one child's job is claimed, another's is counted.
+    let processes = Slots::default().processes * 2;
     let slots = Slots {
         asyncs: 64,
         threads: 1,
-        processes: std::env::var("XP").map_or(Slots::default().processes, |v| v.parse().unwrap_or(2)),
+        processes,
     };
     let usual = args.dir.is_none();
     if usual {
@@ -302,7 +303,6 @@ async fn session(
 
 fn look(tree: &Tree, took: Duration) -> Looked {
     Looked {
-        files: u64::try_from(tree.files.len()).unwrap_or(u64::MAX),
         folders: tree.folders,
         links: tree.links,
         special: tree.special,

@@ -83,7 +83,10 @@ impl Progress {
         let rate = bytes as f64 / since.as_secs_f64().max(1e-3);
         let left = if bytes > 0 && since >= Duration::from_secs(2) {
             let left = Duration::from_secs_f64((all - bytes) as f64 / rate.max(1.0));
-            format!(", {} left", crate::times::human(Duration::from_secs(left.as_secs() + 1)))
+            format!(
+                ", {} left",
+                crate::times::human(Duration::from_secs(left.as_secs() + 1))
+            )
         } else {
             String::new()
         };

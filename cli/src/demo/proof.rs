@@ -83,7 +83,7 @@ impl Verdict {
         self.count += 1;
     }
 
-    fn same<T: PartialEq + std::fmt::Display>(&mut self, what: &str, jobs: T, proof: T) {
+    fn same(&mut self, what: &str, jobs: u64, proof: u64) {
         if jobs != proof {
             self.differ(|| format!("{what}: {jobs} by the jobs, {proof} by the proof"));
         }
@@ -266,7 +266,7 @@ fn compare(task: &Task, claim: &Claim, sight: &Sight) -> Verdict {
     for (relative, seen) in &sight.files {
         let path = place(task, relative);
         let Some(file) = claim.files.get(relative) else {
-            if is_new(task, &path) {
+            if is_gone(&path) || is_new(task, &path) {
                 verdict.changed.push(path);
             } else if claim.unreadable.contains_key(relative) {
                 verdict.differ(|| format!("{}: the jobs could not read it, the proof could", path.display()));
@@ -327,7 +327,7 @@ fn compare_totals(claim: &Claim, sight: &Sight, verdict: &mut Verdict) {
     verdict.same("lines in all", claim.lines, sum(|f| f.lines));
     verdict.same("words in all", claim.words, sum(|f| f.words));
     for (byte, (jobs, proof)) in (0..=255_u8).zip(claim.histogram.iter().zip(&sight.histogram)) {
-        verdict.same(&format!("byte 0x{byte:02x}"), jobs, proof);
+        verdict.same(&format!("byte 0x{byte:02x}"), *jobs, *proof);
     }
     for (word, proof) in &sight.plain {
         let shown = String::from_utf8_lossy(word);

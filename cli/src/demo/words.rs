@@ -146,7 +146,7 @@ fn phases(told: &Told<'_>, style: Style) -> String {
         head("demo.read (async)", &ledger.read),
         head("demo.count (process)", &ledger.count),
     );
-    let _ = writeln!(out, "  {:<10}{read:^30}{count:^30}", "");
+    let _ = writeln!(out, "  {:<10}{read:>30}{count:>30}", "");
     let titles = ["p50", "p95", "p99"].map(|t| format!("{t:>10}")).concat();
     let _ = writeln!(
         out,
