@@ -293,8 +293,8 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn read(&self, ids: Vec<JobId>) -> BoxFuture<'_, Result<Vec<Option<JobView>>>>;
     /// Opens a mailbox.
     fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>>;
-    /// Says that a worker lives.
-    fn beat(&self, beat: WorkerBeat) -> BoxFuture<'_, Result<()>>;
+    /// Says that a worker lives; answers which of its queues are paused.
+    fn beat(&self, beat: WorkerBeat) -> BoxFuture<'_, Result<Vec<QueueName>>>;
     /// Says that a worker is gone: what it still holds goes back.
     fn leave(&self, worker: WorkerId) -> BoxFuture<'_, Result<()>>;
     /// Acts on jobs: one answer each, in order.

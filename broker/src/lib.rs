@@ -6,6 +6,7 @@
 
 mod backend;
 mod clock;
+mod coalesce;
 pub mod conformance;
 mod error;
 mod local;
@@ -19,6 +20,7 @@ pub use backend::{
     Pending, Pushed, Release, Settled, Settlement, Subscription, Verdict,
 };
 pub use clock::Clock;
+pub use coalesce::Coalescer;
 pub use error::{Error, Result};
 pub use url::{BackendUrl, UrlError, open};
 pub use view::{JobFilter, JobPage, JobView, QueueView, Unreadable, WorkerBeat, WorkerView};

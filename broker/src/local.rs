@@ -22,7 +22,7 @@ use self::engine::{Effects, Engine};
 use self::mail::Switchboard;
 use self::presence::Presence;
 use self::pump::Ledger;
-use self::tables::{Sql, Tables};
+use self::tables::{NewCopy, Sql, Tables};
 use crate::backend::{
     Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Facts, Mail, Pending, Pushed, Settled,
     Settlement, Subscription,
@@ -194,12 +194,9 @@ pub(crate) struct Shared(pub(crate) Arc<Local>);
 impl Shared {
     async fn push(&self, parcels: Vec<Parcel>) -> Vec<Pushed> {
         let count = parcels.len();
-        let pushed = self.0.write(move |engine| {
-            parcels
-                .iter()
-                .map(|p| engine.push(p, &p.encode()))
-                .collect::<Sql<Vec<_>>>()
-        });
+        let copies: Vec<NewCopy> = parcels.iter().map(NewCopy::of).collect();
+        drop(parcels);
+        let pushed = self.0.write(move |engine| engine.push(&copies));
         match pushed.await {
             Ok(pushed) => pushed,
             Err(error) => vec![Pushed::Unknown(error.to_string()); count],
@@ -423,8 +420,17 @@ impl Backend for Shared {
         })
     }
 
-    fn beat(&self, beat: WorkerBeat) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.0.write(move |engine| engine.tables.put_beat(&beat, engine.now)))
+    fn beat(&self, beat: WorkerBeat) -> BoxFuture<'_, Result<Vec<QueueName>>> {
+        Box::pin(self.0.write(move |engine| {
+            engine.tables.put_beat(&beat, engine.now)?;
+            let mut paused = Vec::new();
+            for queue in &beat.queues {
+                if engine.tables.paused(queue.as_str())?.is_some() {
+                    paused.push(queue.clone());
+                }
+            }
+            Ok(paused)
+        }))
     }
 
     fn leave(&self, worker: WorkerId) -> BoxFuture<'_, Result<()>> {

@@ -58,7 +58,7 @@ async fn bytes_that_are_no_parcel_are_set_aside_and_the_next_good_job_comes() {
     let raw = Connection::open(&path).unwrap();
     let insert = |queue: &str, body: &[u8]| {
         raw.execute(
-            "INSERT INTO copies (key, queue, class, due, jobs, body) VALUES (zeroblob(16), ?, 1, 0, 1, ?)",
+            "INSERT INTO copies (key, queue, class, due, jobs, body) VALUES (0, ?, 1, 0, 1, ?)",
             rusqlite::params![queue, body],
         )
         .unwrap();

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millhand_broker::{Act, Acted, Backend, BackendUrl, Error, JobView, Pushed};
+use futures_util::FutureExt;
+use futures_util::future::maybe_done;
+use millhand_broker::{Act, Acted, Backend, BackendUrl, BoxFuture, Error, JobView, Pushed};
 use millhand_proto::{JobId, Mailbox, Task, Timestamp};
 
 use crate::admin::Admin;
@@ -57,6 +59,22 @@ struct Shared {
     mailbox: Mailbox,
     producer: Option<String>,
     waits: Waits,
+}
+
+type Pushing<'c> = BoxFuture<'c, Vec<(Pushed, Vec<usize>)>>;
+
+/// Writes the answers for parcels to the places of their jobs.
+fn answer(answers: &mut [Enqueued], parcels: Option<Vec<(Pushed, Vec<usize>)>>) {
+    for (pushed, places) in parcels.into_iter().flatten() {
+        for place in places {
+            let id = answers[place].id();
+            answers[place] = match &pushed {
+                Pushed::Accepted => Enqueued::Accepted(id),
+                Pushed::Rejected(why) => Enqueued::Rejected { id, why: why.clone() },
+                Pushed::Unknown(why) => Enqueued::Unknown { id, why: why.clone() },
+            };
+        }
+    }
 }
 
 impl Client {
@@ -187,6 +205,7 @@ impl Client {
     ) -> Vec<Enqueued> {
         let mut answers = Vec::with_capacity(jobs.size_hint().0);
         let mut packer = self.packer(pack);
+        let mut under_way = Box::pin(maybe_done(self.push(self.packer(pack))));
         for (place, job) in jobs.enumerate() {
             // What is added here stands until the push has an answer.
             let added = match job {
@@ -196,40 +215,47 @@ impl Client {
                 Err((id, why)) => Err((id.unwrap_or_else(|| self.mint()), why)),
             };
             answers.push(match added {
-                Ok(id) => Enqueued::Unknown {
-                    id,
-                    why: "the back end gave no answer".into(),
-                },
+                Ok(id) => Enqueued::Unknown { id, why: String::new() },
                 Err((id, why)) => Enqueued::Rejected { id, why },
             });
             if packer.is_full() {
                 let full = std::mem::replace(&mut packer, self.packer(pack));
-                self.push(full, &mut answers).await;
+                // Looked at once, it is under way, behind the one before; the next is packed meanwhile.
+                let mut next = Box::pin(maybe_done(self.push(full)));
+                let _ = next.as_mut().now_or_never();
+                under_way.as_mut().await;
+                answer(&mut answers, under_way.as_mut().take_output());
+                under_way = next;
             }
         }
-        self.push(packer, &mut answers).await;
+        under_way.as_mut().await;
+        answer(&mut answers, under_way.as_mut().take_output());
+        answer(&mut answers, Some(self.push(packer).await));
+        for answer in &mut answers {
+            if let Enqueued::Unknown { why, .. } = answer
+                && why.is_empty()
+            {
+                "the back end gave no answer".clone_into(why);
+            }
+        }
         answers
     }
 
-    async fn push(&self, packer: Packer, answers: &mut [Enqueued]) {
-        let (mut parcels, mut places) = (Vec::new(), Vec::new());
-        for packed in packer.finish() {
-            parcels.push(packed.parcel);
-            places.push(packed.places);
-        }
-        if parcels.is_empty() {
-            return;
-        }
-        for (pushed, places) in self.shared.backend.push(parcels).await.into_iter().zip(places) {
-            for place in places {
-                let id = answers[place].id();
-                answers[place] = match &pushed {
-                    Pushed::Accepted => Enqueued::Accepted(id),
-                    Pushed::Rejected(why) => Enqueued::Rejected { id, why: why.clone() },
-                    Pushed::Unknown(why) => Enqueued::Unknown { id, why: why.clone() },
-                };
+    /// Pushes what is packed; answers for each parcel, with the places of its jobs.
+    fn push(&self, packer: Packer) -> Pushing<'_> {
+        let (parcels, places): (Vec<_>, Vec<_>) = packer.finish().into_iter().map(|p| (p.parcel, p.places)).unzip();
+        Box::pin(async move {
+            if parcels.is_empty() {
+                return Vec::new();
             }
-        }
+            self.shared
+                .backend
+                .push(parcels)
+                .await
+                .into_iter()
+                .zip(places)
+                .collect()
+        })
     }
 
     fn packer(&self, pack: usize) -> Packer {

@@ -128,7 +128,7 @@ impl Backend for Fake {
     fn settle(&self, _: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<Settled>>> {
         ready(Err(Error::Closed))
     }
-    fn beat(&self, _: WorkerBeat) -> BoxFuture<'_, Result<()>> {
+    fn beat(&self, _: WorkerBeat) -> BoxFuture<'_, Result<Vec<QueueName>>> {
         ready(Err(Error::Closed))
     }
     fn leave(&self, _: WorkerId) -> BoxFuture<'_, Result<()>> {

@@ -21,7 +21,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
 
     // Claim: leave to run, or what to do instead.
     let claim = claim(&crew, &job, presence.is_none(), slot.is_some());
-    let Some(meeting) = ask(&crew, &claim).await else {
+    let Some(meeting) = crew.claim(claim.clone()).await else {
         return;
     };
     let (fence, suspect, crashes) = match meeting {
@@ -141,25 +141,6 @@ fn claim(crew: &Crew, job: &Waiting, running_here: bool, has_slot: bool) -> Clai
             token: crate::crew::random(),
             now: Timestamp::default(),
         },
-    }
-}
-
-/// Asks for leave to run, again while the store is away. `None` when the worker stops meanwhile:
-/// the delivery comes again.
-async fn ask(crew: &Crew, claim: &Claim) -> Option<Meeting> {
-    let mut wait = Duration::from_millis(50);
-    loop {
-        match crew.backend.claim(vec![claim.clone()]).await {
-            Ok(mut meetings) => return meetings.pop(),
-            Err(error) => {
-                tracing::warn!(job = %claim.copy.id(), %error, "a claim failed; it is tried again");
-                tokio::select! {
-                    () = tokio::time::sleep(wait) => {}
-                    () = crew.stopping.cancelled() => return None,
-                }
-                wait = (wait * 2).min(Duration::from_secs(2));
-            }
-        }
     }
 }
 

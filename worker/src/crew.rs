@@ -4,13 +4,17 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use millhand_broker::{Backend, Claim, Settlement};
+use millhand_broker::{Backend, Claim, Coalescer, Error, Settled, Settlement};
+use millhand_proto::protocol::Meeting;
 use millhand_proto::{Fence, JobId, WorkerId, limits};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::executors::{Executors, Stop};
 use crate::registry::{Executor, Registry};
+
+/// Claims or settlements that share one call of the back end.
+const BATCH: usize = 128;
 
 /// A random number; a collision would have to meet the same job at the same claim.
 pub(crate) fn random() -> u64 {
@@ -39,6 +43,8 @@ pub(crate) struct Crew {
     pub(crate) suspects: Semaphore,
     /// Ends when the worker gives up what it has not claimed.
     pub(crate) stopping: CancellationToken,
+    claims: Coalescer<Claim, Meeting>,
+    settlements: Coalescer<Settlement, Settled>,
     runs: Mutex<HashMap<JobId, Under>>,
 }
 
@@ -50,14 +56,27 @@ impl Crew {
         executors: Executors,
         window: usize,
     ) -> Self {
+        let stopping = CancellationToken::new();
+        let (claimer, until) = (Arc::clone(&backend), stopping.clone());
+        let claims = Coalescer::new(BATCH, move |claims: Vec<Claim>| {
+            let (backend, until) = (Arc::clone(&claimer), until.clone());
+            async move { persist("claim", until, || backend.claim(claims.clone())).await }
+        });
+        let settler = Arc::clone(&backend);
+        let settlements = Coalescer::new(BATCH, move |settlements: Vec<Settlement>| {
+            let (backend, never) = (Arc::clone(&settler), CancellationToken::new());
+            async move { persist("settle", never, || backend.settle(settlements.clone())).await }
+        });
         Self {
             backend,
             me,
             registry,
             executors,
+            claims,
+            settlements,
             window: Semaphore::new(window),
             suspects: Semaphore::new(1),
-            stopping: CancellationToken::new(),
+            stopping,
             runs: Mutex::default(),
         }
     }
@@ -165,19 +184,37 @@ impl Crew {
         }
     }
 
-    /// Settles one job, again while the store is away: what ended is never acknowledged
+    /// Asks for leave to run, for as long as the store is away. `None` when the worker stops
+    /// meanwhile: the delivery comes again.
+    pub(crate) async fn claim(&self, claim: Claim) -> Option<Meeting> {
+        self.claims.call(claim).await
+    }
+
+    /// Settles one job, for as long as the store is away: what ended is never acknowledged
     /// unremembered.
     pub(crate) async fn settle(&self, settlement: Settlement) {
-        let mut wait = Duration::from_millis(50);
-        loop {
-            match self.backend.settle(vec![settlement.clone()]).await {
-                Ok(_) => return,
-                Err(millhand_broker::Error::Closed) => return,
-                Err(error) => {
-                    tracing::warn!(job = %settlement.copy.id(), %error, "a settlement failed; it is tried again");
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(Duration::from_secs(2));
+        self.settlements.call(settlement).await;
+    }
+}
+
+/// Asks until there is an answer, with growing pauses. No answers come from a back end that is
+/// closed, and, while it fails, after `until`; an answer that is under way is always waited for.
+async fn persist<T, F>(what: &'static str, until: CancellationToken, ask: impl Fn() -> F) -> Vec<T>
+where
+    F: Future<Output = Result<Vec<T>, Error>>,
+{
+    let mut wait = Duration::from_millis(50);
+    loop {
+        match ask().await {
+            Ok(answers) => return answers,
+            Err(Error::Closed) => return Vec::new(),
+            Err(error) => {
+                tracing::warn!(what, %error, "the back end failed; it is asked again");
+                tokio::select! {
+                    () = tokio::time::sleep(wait) => {}
+                    () = until.cancelled() => return Vec::new(),
                 }
+                wait = (wait * 2).min(Duration::from_secs(2));
             }
         }
     }

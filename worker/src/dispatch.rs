@@ -1,6 +1,6 @@
 //! The loop: deliveries come in, free slots get jobs, mail and beats are seen to.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -104,7 +104,11 @@ impl Dispatch {
                     }
                 }
                 mail = mails.recv() => this.read_mail(mail).await,
-                _ = beats.tick() => this.beat().await,
+                _ = beats.tick() => {
+                    this.beat().await;
+                    this.crew.look_after_long_runs().await;
+                    this.crew.renew().await;
+                }
                 _ = looks.tick(), if !this.room.is_empty() || idle => {
                     this.release_overdue();
                     if idle && this.is_quiet() && this.nothing_left().await? {
@@ -354,42 +358,33 @@ impl Dispatch {
     async fn read_mail(&mut self, mail: Option<Mail>) {
         match mail {
             Some(Mail::Cancel(id)) => self.crew.cancel(id),
-            Some(Mail::Control | Mail::Lost) => self.read_pauses().await,
+            Some(Mail::Control | Mail::Lost) => self.beat().await,
             Some(Mail::Ended(_)) | None => {}
         }
     }
 
-    async fn read_pauses(&mut self) {
-        let Ok(views) = self.crew.backend.queues().await else {
-            return;
-        };
-        let paused: HashSet<QueueName> = views
-            .into_iter()
-            .filter(|q| q.paused.is_some())
-            .map(|q| q.name)
-            .collect();
+    /// Says that this worker lives, and learns which queues are paused.
+    async fn beat(&mut self) {
+        let busy: usize = self.benches.values().map(|b| b.slots - b.free.min(b.slots)).sum();
+        self.beat.running = u32::try_from(busy).unwrap_or(u32::MAX);
+        match self.crew.backend.beat(self.beat.clone()).await {
+            Ok(paused) => self.pause(&paused),
+            Err(error) => tracing::warn!(%error, "the beat failed"),
+        }
+    }
+
+    fn pause(&mut self, queues: &[QueueName]) {
         let mut changed = false;
         for (queue, tap) in &mut self.taps {
-            let pause = paused.contains(queue);
+            let pause = queues.contains(queue);
             changed |= tap.paused != pause;
             tap.paused = pause;
         }
         if changed {
             self.set_flows();
-            let back = self.room.take(|queue| paused.contains(queue));
+            let back = self.room.take(|queue| queues.contains(queue));
             self.hand_back(back);
         }
-    }
-
-    async fn beat(&mut self) {
-        let busy: usize = self.benches.values().map(|b| b.slots - b.free.min(b.slots)).sum();
-        self.beat.running = u32::try_from(busy).unwrap_or(u32::MAX);
-        if let Err(error) = self.crew.backend.beat(self.beat.clone()).await {
-            tracing::warn!(%error, "the beat failed");
-        }
-        self.crew.look_after_long_runs().await;
-        self.crew.renew().await;
-        self.read_pauses().await;
     }
 
     fn is_quiet(&self) -> bool {

@@ -22,6 +22,8 @@ pub(super) enum Mode {
     Read,
 }
 
+type Inbox = mpsc::Receiver<Box<dyn Call>>;
+
 trait Call: Send {
     fn run(&mut self, connection: &Connection) -> Sql<()>;
     fn reply(self: Box<Self>, outcome: Result<()>);
@@ -75,14 +77,7 @@ impl Committer {
             .name(name.into())
             .spawn(move || {
                 while let Ok(first) = inbox.recv() {
-                    let mut batch = vec![first];
-                    while batch.len() < BATCH {
-                        match inbox.try_recv() {
-                            Ok(call) => batch.push(call),
-                            Err(_) => break,
-                        }
-                    }
-                    transact(&connection, mode, &place, batch);
+                    transact(&connection, mode, &place, first, &inbox);
                 }
             })
             .map_err(|e| Error::unreachable("a thread", e))?;
@@ -148,27 +143,37 @@ impl Drop for Committer {
     }
 }
 
-fn transact(connection: &Connection, mode: Mode, place: &str, mut batch: Vec<Box<dyn Call>>) {
+fn transact(connection: &Connection, mode: Mode, place: &str, first: Box<dyn Call>, inbox: &Inbox) {
     let begin = if mode == Mode::Write {
         "BEGIN IMMEDIATE"
     } else {
         "BEGIN"
     };
+    let mut batch = vec![first];
     while !batch.is_empty() {
-        if let Err(error) = connection.execute_batch(begin) {
+        if let Err(error) = execute(connection, begin) {
             return fail(batch, place, &error);
         }
-        let failed = batch
-            .iter_mut()
-            .enumerate()
-            .find_map(|(at, call)| call.run(connection).err().map(|e| (at, e)));
-        if let Some((at, error)) = failed {
+        let mut failed = None;
+        let mut ran = 0;
+        while let Some(call) = batch.get_mut(ran) {
+            if let Err(error) = call.run(connection) {
+                failed = Some(error);
+                break;
+            }
+            ran += 1;
+            // What came meanwhile still comes along.
+            if ran == batch.len() && ran < BATCH {
+                batch.extend(inbox.try_recv());
+            }
+        }
+        if let Some(error) = failed {
             // The others must not suffer: back to the start without the one that failed.
             let _ = connection.execute_batch("ROLLBACK");
-            batch.remove(at).reply(Err(Error::unreachable(place, error)));
+            batch.remove(ran).reply(Err(Error::unreachable(place, error)));
             continue;
         }
-        if let Err(error) = connection.execute_batch("COMMIT") {
+        if let Err(error) = execute(connection, "COMMIT") {
             let _ = connection.execute_batch("ROLLBACK");
             return fail(batch, place, &error);
         }
@@ -176,6 +181,10 @@ fn transact(connection: &Connection, mode: Mode, place: &str, mut batch: Vec<Box
             call.reply(Ok(()));
         }
     }
+}
+
+fn execute(connection: &Connection, sql: &str) -> Sql<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
 fn fail(batch: Vec<Box<dyn Call>>, place: &str, error: &rusqlite::Error) {

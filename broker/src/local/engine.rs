@@ -11,7 +11,7 @@ use millhand_proto::{
     WorkerId, limits,
 };
 
-use super::tables::{CopyRow, Sql, Tables, copy_in};
+use super::tables::{CopyRow, NewCopy, Sql, Tables, copy_in};
 use crate::backend::{Act, Acted, Claim, Pushed, Release, Settled, Verdict};
 use crate::view::{JobFilter, JobPage, JobView};
 
@@ -50,23 +50,23 @@ impl<'c> Engine<'c> {
         }
     }
 
-    pub(super) fn push(&mut self, parcel: &Parcel, body: &[u8]) -> Sql<Pushed> {
-        if body.len() > limits::MESSAGE_BYTES {
-            return Ok(Pushed::Rejected(format!(
-                "the message has {} bytes; the limit is {}",
-                body.len(),
-                limits::MESSAGE_BYTES
-            )));
-        }
-        self.tables.insert(parcel, body, self.now)?;
+    pub(super) fn push(&mut self, copies: &[NewCopy]) -> Sql<Vec<Pushed>> {
+        let fits = |copy: &NewCopy| copy.body.len() <= limits::MESSAGE_BYTES;
+        self.tables.insert(copies.iter().filter(|copy| fits(copy)), self.now)?;
         self.effects.pushed = true;
-        Ok(Pushed::Accepted)
+        let answer = |copy: &NewCopy| match fits(copy) {
+            true => Pushed::Accepted,
+            false => Pushed::Rejected(format!(
+                "the message has {} bytes; the limit is {}",
+                copy.body.len(),
+                limits::MESSAGE_BYTES
+            )),
+        };
+        Ok(copies.iter().map(answer).collect())
     }
 
     fn publish(&mut self, copy: JobCopy) -> Sql<()> {
-        let parcel = Parcel::of(copy);
-        let body = parcel.encode();
-        self.tables.insert(&parcel, &body, self.now)?;
+        self.tables.insert([&NewCopy::of(&Parcel::of(copy))], self.now)?;
         self.effects.pushed = true;
         Ok(())
     }
@@ -143,7 +143,7 @@ impl<'c> Engine<'c> {
                         self.put_payload("v", id, result)?;
                     }
                     for child in children {
-                        self.push(child, &child.encode())?;
+                        self.push(&[NewCopy::of(child)])?;
                     }
                     self.put(place(), record, id, entry)?;
                 }
@@ -285,7 +285,7 @@ impl<'c> Engine<'c> {
     }
 
     fn copies(&self, id: JobId) -> Sql<Vec<(CopyRow, JobCopy)>> {
-        let rows = self.tables.copies_of(id.parcel_key())?;
+        let rows = self.tables.copies_of(id)?;
         Ok(rows
             .into_iter()
             .filter_map(|row| copy_in(&row, id).map(|copy| (row, copy)))

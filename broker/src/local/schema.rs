@@ -14,10 +14,11 @@ const VERSION: i64 = 1;
 
 // Times are microseconds, ids 16 bytes, record keys 17 (`p` or `o` before the id).
 const SCHEMA: &str = "
--- The queue: parcels. `due` is when a parcel may be taken, `owner` the worker that holds it.
+-- The queue: parcels. `due` is when a parcel may be taken, `owner` the worker that holds it, `key`
+-- the first 8 bytes of its record's id: short, and nearly always enough to find it.
 CREATE TABLE copies (
   seq INTEGER PRIMARY KEY,
-  key BLOB NOT NULL,
+  key INTEGER NOT NULL,
   queue TEXT NOT NULL,
   class INTEGER NOT NULL,
   due INTEGER NOT NULL,
@@ -26,8 +27,8 @@ CREATE TABLE copies (
   redeliveries INTEGER NOT NULL DEFAULT 0,
   body BLOB NOT NULL
 ) STRICT;
-CREATE INDEX copies_ready ON copies (queue, class, due) WHERE owner IS NULL;
-CREATE INDEX copies_held ON copies (owner) WHERE owner IS NOT NULL;
+-- What is free and due, what a worker holds, and the numbers of a queue, without touching bodies.
+CREATE INDEX copies_state ON copies (owner, queue, class, due, jobs);
 CREATE INDEX copies_key ON copies (key);
 -- The store: records, and values beside them (v: results, b: the copies of dead jobs).
 CREATE TABLE records (key BLOB PRIMARY KEY, body BLOB NOT NULL) STRICT, WITHOUT ROWID;

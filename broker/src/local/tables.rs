@@ -21,6 +21,37 @@ pub(super) struct CopyRow {
     pub(super) body: bytes::Bytes,
 }
 
+/// A parcel on its way into the queue: no more than its row, so that the writing thread neither
+/// encodes it nor takes it apart.
+pub(super) struct NewCopy {
+    key: i64,
+    queue: QueueName,
+    class: Class,
+    due: Option<Timestamp>,
+    jobs: usize,
+    pub(super) body: Vec<u8>,
+}
+
+impl NewCopy {
+    pub(super) fn of(parcel: &Parcel) -> Self {
+        Self {
+            key: key_of(parcel.jobs()[0].id()),
+            queue: parcel.queue().clone(),
+            class: parcel.class(),
+            due: parcel.due(),
+            jobs: parcel.jobs().len(),
+            body: parcel.encode(),
+        }
+    }
+}
+
+/// Jobs of one parcel have one key; a few parcels more may have it too.
+fn key_of(id: JobId) -> i64 {
+    let mut first = [0; 8];
+    first.copy_from_slice(&id.parcel_key().as_bytes()[..8]);
+    i64::from_be_bytes(first)
+}
+
 /// A line of the history.
 pub(super) struct EndedRow {
     pub(super) seq: i64,
@@ -61,17 +92,20 @@ fn copy_row(row: &Row<'_>) -> Sql<CopyRow> {
 const COPY: &str = "seq, queue, class, due, owner IS NOT NULL, redeliveries, body";
 
 impl Tables<'_> {
-    pub(super) fn insert(&self, parcel: &Parcel, body: &[u8], now: Timestamp) -> Sql<()> {
-        self.0
-            .prepare_cached("INSERT INTO copies (key, queue, class, due, jobs, body) VALUES (?, ?, ?, ?, ?, ?)")?
-            .execute(params![
-                parcel.jobs()[0].id().parcel_key().as_bytes(),
-                parcel.queue().as_str(),
-                parcel.class().number(),
-                parcel.due().unwrap_or(now).as_micros(),
-                parcel.jobs().len(),
-                body,
+    pub(super) fn insert<'a>(&self, copies: impl IntoIterator<Item = &'a NewCopy>, now: Timestamp) -> Sql<()> {
+        let mut insert = self
+            .0
+            .prepare_cached("INSERT INTO copies (key, queue, class, due, jobs, body) VALUES (?, ?, ?, ?, ?, ?)")?;
+        for copy in copies {
+            insert.execute(params![
+                copy.key,
+                copy.queue.as_str(),
+                copy.class.number(),
+                copy.due.unwrap_or(now).as_micros(),
+                copy.jobs,
+                copy.body,
             ])?;
+        }
         Ok(())
     }
 
@@ -84,24 +118,20 @@ impl Tables<'_> {
         now: Timestamp,
         limit: usize,
     ) -> Sql<Vec<CopyRow>> {
-        let mut statement = self.0.prepare_cached(
-            "UPDATE copies SET owner = ?1 WHERE seq IN (
-               SELECT seq FROM copies INDEXED BY copies_ready
-               WHERE queue = ?2 AND class = ?3 AND owner IS NULL AND due <= ?4 ORDER BY due LIMIT ?5)
-             RETURNING seq, queue, class, due, owner IS NOT NULL, redeliveries, body",
-        )?;
-        let rows = statement.query_map(
-            params![
-                worker.as_bytes(),
-                queue.as_str(),
-                class.number(),
-                now.as_micros(),
-                limit
-            ],
-            copy_row,
-        )?;
-        let mut rows = rows.collect::<Sql<Vec<_>>>()?;
-        rows.sort_by_key(|row| (row.due, row.seq));
+        // Without a LIMIT: bound, it makes SQLite prepare the statement anew each time.
+        let rows = self
+            .0
+            .prepare_cached(&format!(
+                "SELECT {COPY} FROM copies INDEXED BY copies_state
+                 WHERE owner IS NULL AND queue = ? AND class = ? AND due <= ? ORDER BY due"
+            ))?
+            .query_map(params![queue.as_str(), class.number(), now.as_micros()], copy_row)?
+            .take(limit)
+            .collect::<Sql<Vec<_>>>()?;
+        let mut own = self.0.prepare_cached("UPDATE copies SET owner = ? WHERE seq = ?")?;
+        for row in &rows {
+            own.execute(params![worker.as_bytes(), row.seq])?;
+        }
         Ok(rows)
     }
 
@@ -112,7 +142,7 @@ impl Tables<'_> {
             let due: Option<i64> = self
                 .0
                 .prepare_cached(
-                    "SELECT min(due) FROM copies INDEXED BY copies_ready WHERE queue = ? AND class = ? AND owner IS NULL",
+                    "SELECT min(due) FROM copies INDEXED BY copies_state WHERE owner IS NULL AND queue = ? AND class = ?",
                 )?
                 .query_row(params![queue.as_str(), class.number()], |r| r.get(0))?;
             next = [next, due].into_iter().flatten().min();
@@ -135,11 +165,11 @@ impl Tables<'_> {
         )
     }
 
-    /// The parcels under a key, in the order they came.
-    pub(super) fn copies_of(&self, key: JobId) -> Sql<Vec<CopyRow>> {
+    /// The parcels that may hold a job, in the order they came.
+    pub(super) fn copies_of(&self, id: JobId) -> Sql<Vec<CopyRow>> {
         self.0
             .prepare_cached(&format!("SELECT {COPY} FROM copies WHERE key = ? ORDER BY seq"))?
-            .query_map([key.as_bytes()], copy_row)?
+            .query_map([key_of(id)], copy_row)?
             .collect()
     }
 
@@ -170,7 +200,7 @@ impl Tables<'_> {
     pub(super) fn queue_numbers(&self, now: Timestamp) -> Sql<Vec<QueueRow>> {
         self.0
             .prepare_cached(
-                "SELECT queue, owner IS NOT NULL, due <= ?1, sum(jobs), count(*), min(due) FROM copies GROUP BY 1, 2, 3",
+                "SELECT queue, owner IS NOT NULL, due <= ?1, sum(jobs), count(*), min(due) FROM copies INDEXED BY copies_state GROUP BY 1, 2, 3",
             )?
             .query_map([now.as_micros()], |row| {
                 Ok(QueueRow {
@@ -204,7 +234,9 @@ impl Tables<'_> {
             .encode()
             .map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
         self.0
-            .prepare_cached("INSERT OR REPLACE INTO records (key, body) VALUES (?, ?)")?
+            .prepare_cached(
+                "INSERT INTO records (key, body) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET body = excluded.body",
+            )?
             .execute(params![key.to_bytes(), body])?;
         Ok(())
     }
