@@ -5,6 +5,7 @@ mod engine;
 mod mail;
 mod presence;
 mod pump;
+mod records;
 mod schema;
 mod tables;
 
@@ -94,7 +95,7 @@ impl Local {
         let call = self.writer.call(move |connection| {
             let mut engine = Engine::new(connection, clock.now());
             let result = work(&mut engine)?;
-            Ok((result, engine.effects))
+            Ok((result, engine.finish()?))
         });
         let (result, effects) = call.await?;
         self.tell(&effects);
@@ -180,8 +181,11 @@ impl Local {
         }
         if sweep {
             let clock = self.clock.clone();
-            self.writer
-                .call_blocking(move |connection| Engine::new(connection, clock.now()).sweep(1000))?;
+            self.writer.call_blocking(move |connection| {
+                let mut engine = Engine::new(connection, clock.now());
+                engine.sweep(1000)?;
+                engine.finish().map(drop)
+            })?;
         }
         Ok(())
     }

@@ -7,10 +7,11 @@ use millhand_proto::protocol::{
     watch_again,
 };
 use millhand_proto::{
-    Class, Entry, JobCopy, JobId, Leaving, Mailbox, Parcel, Payload, QueueName, Record, RecordKey, State, Timestamp,
-    WorkerId, limits,
+    Class, Entry, JobCopy, JobId, Leaving, Mailbox, Parcel, Payload, QueueName, RecordKey, State, Timestamp, WorkerId,
+    limits,
 };
 
+use super::records::Records;
 use super::tables::{CopyRow, NewCopy, Sql, Tables, copy_in};
 use crate::backend::{Act, Acted, Claim, Pushed, Release, Settled, Verdict};
 use crate::view::{JobFilter, JobPage, JobView};
@@ -37,6 +38,7 @@ struct Found {
 /// One transaction's work.
 pub(super) struct Engine<'c> {
     pub(super) tables: Tables<'c>,
+    records: Records,
     pub(super) now: Timestamp,
     pub(super) effects: Effects,
 }
@@ -45,6 +47,7 @@ impl<'c> Engine<'c> {
     pub(super) fn new(connection: &'c rusqlite::Connection, now: Timestamp) -> Self {
         Self {
             tables: Tables(connection),
+            records: Records::default(),
             now,
             effects: Effects::default(),
         }
@@ -71,13 +74,22 @@ impl<'c> Engine<'c> {
         Ok(())
     }
 
+    /// Writes what changed; answers what others must be told after the commit.
+    pub(super) fn finish(self) -> Sql<Effects> {
+        self.records.write(&self.tables)?;
+        Ok(self.effects)
+    }
+
+    fn entry(&self, key: RecordKey, id: JobId) -> Sql<Option<Entry>> {
+        Ok(self.records.get(&self.tables, key, id)?.map(|(_, _, entry)| entry))
+    }
+
     /// A worker meets a copy.
     pub(super) fn claim(&mut self, claim: &Claim, alive: &dyn Fn(WorkerId) -> bool) -> Sql<Meeting> {
         let copy = &claim.copy;
         let id = copy.id();
         let key = id.record_at(copy.hop.hand);
-        let record = self.tables.record(key)?;
-        let entry = record.as_ref().and_then(|r| r.entry(key, id)).cloned();
+        let entry = self.entry(key, id)?;
         let mut situation = claim.situation.clone();
         situation.now = self.now;
         situation.owner_alive = entry
@@ -88,28 +100,19 @@ impl<'c> Engine<'c> {
         let (meeting, entry) = meet(entry, copy, &situation);
         if let Some(entry) = entry {
             let place = (key, copy.core.queue.clone(), copy.core.class);
-            self.put(place, record, id, entry)?;
+            self.put(place, id, entry)?;
         }
         Ok(meeting)
     }
 
     /// Writes an entry, and what its end brings with it.
-    fn put(
-        &mut self,
-        place: (RecordKey, QueueName, Class),
-        record: Option<Record>,
-        id: JobId,
-        entry: Entry,
-    ) -> Sql<()> {
-        let (key, queue, class) = place;
+    fn put(&mut self, place: (RecordKey, QueueName, Class), id: JobId, entry: Entry) -> Sql<()> {
         if entry.state.is_ended() && !entry.moved {
             self.tables
-                .put_ended(id, entry.ended.unwrap_or(self.now), entry.state, &entry.task, &queue)?;
+                .put_ended(id, entry.ended.unwrap_or(self.now), entry.state, &entry.task, &place.1)?;
             self.effects.ended.push((id, entry.waiters.clone()));
         }
-        let mut record = record.unwrap_or_else(|| Record::new(queue, class));
-        record.put(entry);
-        self.tables.put_record(key, &record)
+        self.records.put(&self.tables, place, entry)
     }
 
     /// One job of a delivery is settled. The delivery itself is ended by the caller.
@@ -117,11 +120,6 @@ impl<'c> Engine<'c> {
         let id = copy.id();
         let key = id.record_at(copy.hop.hand);
         let place = || (key, copy.core.queue.clone(), copy.core.class);
-        let load = |tables: &Tables<'_>| -> Sql<(Option<Record>, Option<Entry>)> {
-            let record = tables.record(key)?;
-            let entry = record.as_ref().and_then(|r| r.entry(key, id)).cloned();
-            Ok((record, entry))
-        };
         match verdict {
             Verdict::Acknowledge => Ok(Settled::Done),
             Verdict::Release(release) => {
@@ -134,7 +132,7 @@ impl<'c> Engine<'c> {
                 receipt,
                 children,
             } => {
-                let (record, entry) = load(&self.tables)?;
+                let entry = self.entry(key, id)?;
                 let inline = result.bytes.len() <= limits::INLINE_BYTES;
                 let end = End::Succeeded(inline.then(|| result.clone()));
                 let (written, entry) = finish(entry, copy, *fence, end, *receipt, self.now);
@@ -145,15 +143,15 @@ impl<'c> Engine<'c> {
                     for child in children {
                         self.push(&[NewCopy::of(child)])?;
                     }
-                    self.put(place(), record, id, entry)?;
+                    self.put(place(), id, entry)?;
                 }
                 Ok(settled(written))
             }
             Verdict::Cancel { fence, note, receipt } => {
-                let (record, entry) = load(&self.tables)?;
+                let entry = self.entry(key, id)?;
                 let (written, entry) = finish(entry, copy, *fence, End::Cancelled(note.clone()), *receipt, self.now);
                 if let Some(entry) = entry {
-                    self.put(place(), record, id, entry)?;
+                    self.put(place(), id, entry)?;
                 }
                 Ok(settled(written))
             }
@@ -164,7 +162,7 @@ impl<'c> Engine<'c> {
                 note,
                 receipt,
             } => {
-                let (record, entry) = load(&self.tables)?;
+                let entry = self.entry(key, id)?;
                 let (written, entry) = leave(
                     entry,
                     copy,
@@ -179,22 +177,22 @@ impl<'c> Engine<'c> {
                         .as_ref()
                         .and_then(|n| n.error.as_ref())
                         .map(|e| e.as_str().to_owned());
-                    self.hand_over(copy, record, entry, error.as_deref())?;
+                    self.hand_over(copy, entry, error.as_deref())?;
                 }
                 Ok(settled(written))
             }
             Verdict::Replay(_) => {
-                let (record, entry) = load(&self.tables)?;
+                let entry = self.entry(key, id)?;
                 if let Some(entry) = entry.filter(|e| e.leaving.is_some()) {
-                    self.hand_over(copy, record, entry, None)?;
+                    self.hand_over(copy, entry, None)?;
                 }
                 Ok(Settled::Done)
             }
             Verdict::GiveBack { fence, worker } => {
-                let (record, entry) = load(&self.tables)?;
+                let entry = self.entry(key, id)?;
                 let (written, entry) = give_back(entry, copy, *fence, *worker, self.now);
                 if let Some(entry) = entry {
-                    self.put(place(), record, id, entry)?;
+                    self.put(place(), id, entry)?;
                 }
                 if written != Written::Stale {
                     self.publish(copy.clone())?;
@@ -205,7 +203,7 @@ impl<'c> Engine<'c> {
     }
 
     /// Publishes the decided successor and writes its confirm.
-    fn hand_over(&mut self, copy: &JobCopy, record: Option<Record>, entry: Entry, error: Option<&str>) -> Sql<()> {
+    fn hand_over(&mut self, copy: &JobCopy, entry: Entry, error: Option<&str>) -> Sql<()> {
         let id = copy.id();
         let Some(successor) = entry.leaving else { return Ok(()) };
         let next = successor.copy(copy, error);
@@ -217,17 +215,12 @@ impl<'c> Engine<'c> {
         let place = (copy.core.queue.clone(), copy.core.class);
         let confirmed = confirm(entry, copy, self.now);
         if let Some(here) = confirmed.here {
-            self.put(
-                (id.record_at(copy.hop.hand), place.0.clone(), place.1),
-                record,
-                id,
-                here,
-            )?;
+            self.put((id.record_at(copy.hop.hand), place.0.clone(), place.1), id, here)?;
         }
         if let Some(own) = confirmed.own {
             let key = RecordKey::Own(id);
-            if self.tables.record(key)?.is_none() {
-                self.put((key, place.0, place.1), None, id, own)?;
+            if self.entry(key, id)?.is_none() {
+                self.put((key, place.0, place.1), id, own)?;
             }
         }
         Ok(())
@@ -254,17 +247,17 @@ impl<'c> Engine<'c> {
     fn find(&self, id: JobId) -> Sql<Option<Found>> {
         let mut newest: Option<Found> = None;
         for key in [id.record_at(0), RecordKey::Own(id)] {
-            let Some(record) = self.tables.record(key)? else {
+            let Some((queue, class, entry)) = self.records.get(&self.tables, key, id)? else {
                 continue;
             };
-            let Some(entry) = record.entry(key, id).filter(|e| !e.moved).cloned() else {
+            if entry.moved {
                 continue;
-            };
+            }
             if newest.as_ref().is_none_or(|found| found.entry.hand < entry.hand) {
                 newest = Some(Found {
                     key,
-                    queue: record.queue,
-                    class: record.class,
+                    queue,
+                    class,
                     entry,
                 });
             }
@@ -293,9 +286,7 @@ impl<'c> Engine<'c> {
     }
 
     fn put_found(&mut self, id: JobId, found: Found) -> Sql<()> {
-        // A cancel may raise the hand past the record that the entry came from.
-        let record = self.tables.record(found.key)?;
-        self.put((found.key, found.queue, found.class), record, id, found.entry)
+        self.put((found.key, found.queue, found.class), id, found.entry)
     }
 
     pub(super) fn act(&mut self, act: &Act) -> Sql<Acted> {
@@ -373,7 +364,7 @@ impl<'c> Engine<'c> {
                 let (queue, class) = (found.queue.clone(), found.class);
                 self.put_found(id, Found { entry, ..found })?;
                 if let Some(own) = own {
-                    self.put((RecordKey::Own(id), queue, class), None, id, own)?;
+                    self.put((RecordKey::Own(id), queue, class), id, own)?;
                 }
                 self.tables.delete_values(id)?;
                 Ok(Acted::Done)
@@ -389,23 +380,10 @@ impl<'c> Engine<'c> {
             return Ok(Acted::Refused(format!("it is {}; cancel it first", found.entry.state)));
         }
         for key in [id.record_at(0), RecordKey::Own(id)] {
-            self.forget_entry(key, id)?;
+            self.records.forget(&self.tables, key, id)?;
         }
         self.tables.delete_values(id)?;
         Ok(Acted::Done)
-    }
-
-    fn forget_entry(&mut self, key: RecordKey, id: JobId) -> Sql<()> {
-        let Some(mut record) = self.tables.record(key)? else {
-            return Ok(());
-        };
-        let slot = millhand_proto::record::slot(key, id);
-        record.entries.retain(|e| e.index != slot);
-        if record.entries.is_empty() {
-            self.tables.delete_record(key)
-        } else {
-            self.tables.put_record(key, &record)
-        }
     }
 
     /// Cancels what waits in the queue and is due.
@@ -478,8 +456,7 @@ impl<'c> Engine<'c> {
         entry.ended = Some(self.now);
         entry.reason = Some(format!("unreadable: {reason}"));
         let key = id.record_at(0);
-        let record = self.tables.record(key)?;
-        self.put((key, queue, Class::Normal), record, id, entry)
+        self.put((key, queue, Class::Normal), id, entry)
     }
 
     pub(super) fn view(&self, id: JobId) -> Sql<Option<JobView>> {
@@ -609,7 +586,7 @@ impl<'c> Engine<'c> {
                 .is_some_and(|f| f.entry.state.as_str() == row.state && f.entry.ended == Some(row.at));
             if current {
                 for key in [row.id.record_at(0), RecordKey::Own(row.id)] {
-                    self.forget_entry(key, row.id)?;
+                    self.records.forget(&self.tables, key, row.id)?;
                 }
                 self.tables.delete_values(row.id)?;
             }
