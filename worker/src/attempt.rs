@@ -53,9 +53,11 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
         .executors
         .run(Run {
             job: id,
+            root: job.copy.core.root.unwrap_or(id),
             task: job.copy.core.task.clone(),
             attempt: job.copy.attempt(),
             fence,
+            claimed: claimed_at,
             args,
             stop: stop.clone(),
             hard: job.copy.core.limits.over(task.limits).hard(),

@@ -146,9 +146,11 @@ fn run(registry: &Registry, states: &Arc<States>, frame: RunFrame, cancelled: Ca
     };
     let facts = Facts {
         job,
+        root: frame.root,
         task: frame.task,
         attempt: frame.attempt,
         fence: frame.fence,
+        claimed: frame.claimed,
         deadline,
     };
     let cx = Context::new(facts, cancelled, Arc::clone(states));

@@ -16,6 +16,7 @@ pub struct Context(Arc<Inner>);
 
 struct Inner {
     facts: Facts,
+    since: Instant,
     cancelled: CancellationToken,
     states: Arc<States>,
     children: Mutex<Vec<Parcel>>,
@@ -25,9 +26,13 @@ struct Inner {
 #[derive(Clone, Debug)]
 pub(crate) struct Facts {
     pub(crate) job: JobId,
+    /// The first of the line of jobs that enqueued each other; the job itself when it has no parent.
+    pub(crate) root: JobId,
     pub(crate) task: TaskName,
     pub(crate) attempt: u32,
     pub(crate) fence: Fence,
+    /// When the attempt was claimed, by the store's clock.
+    pub(crate) claimed: Timestamp,
     pub(crate) deadline: Option<Instant>,
 }
 
@@ -52,6 +57,7 @@ impl Context {
     pub(crate) fn new(facts: Facts, cancelled: CancellationToken, states: Arc<States>) -> Self {
         Self(Arc::new(Inner {
             facts,
+            since: Instant::now(),
             cancelled,
             states,
             children: Mutex::default(),
@@ -108,6 +114,11 @@ impl Context {
         self.0.states.get().ok_or(MissingState(type_name::<T>()))
     }
 
+    /// The time by the store's clock.
+    fn now(&self) -> Timestamp {
+        self.0.facts.claimed.plus(self.0.since.elapsed())
+    }
+
     /// Raises the flag.
     pub(crate) fn cancel(&self) {
         self.0.cancelled.cancel();
@@ -125,8 +136,9 @@ impl Context {
         let id = raw
             .given_id()
             .unwrap_or_else(|| JobId::child_of(self.job_id(), &children.len().to_string()));
-        let mut core = raw.into_core(id, now(), None, None)?;
+        let mut core = raw.into_core(id, self.now(), None, None)?;
         core.parent = Some(self.job_id());
+        core.root = Some(self.0.facts.root);
         let child = JobCopy::first(core);
         let bytes = children.iter().flat_map(Parcel::jobs).map(JobCopy::len).sum::<usize>() + child.len();
         if children.len() >= limits::CHILDREN || bytes > limits::CHILDREN_BYTES {
@@ -139,13 +151,6 @@ impl Context {
     pub(crate) fn take_children(&self) -> Vec<Parcel> {
         std::mem::take(&mut self.0.children.lock().unwrap_or_else(PoisonError::into_inner))
     }
-}
-
-fn now() -> Timestamp {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    Timestamp::default().plus(since)
 }
 
 impl fmt::Debug for Context {
@@ -185,6 +190,7 @@ pub(crate) mod tests {
     pub(crate) fn facts(task: &str) -> Facts {
         Facts {
             job: JobId::given("a job"),
+            root: JobId::given("its root"),
             task: TaskName::new(task).unwrap(),
             attempt: 1,
             fence: Fence {
@@ -192,6 +198,7 @@ pub(crate) mod tests {
                 claim: 1,
                 token: 7,
             },
+            claimed: Timestamp::from_micros(1_790_000_000_000_000),
             deadline: None,
         }
     }
@@ -207,7 +214,15 @@ pub(crate) mod tests {
         assert_eq!(second.enqueue(Double(1)).unwrap(), a);
         let children = first.take_children();
         assert_eq!(children.len(), 2);
-        assert_eq!(children[1].jobs()[0].core.parent, Some(first.job_id()));
+        let core = &children[1].jobs()[0].core;
+        assert_eq!(
+            (core.parent, core.root),
+            (Some(first.job_id()), Some(JobId::given("its root")))
+        );
+        assert!(
+            core.enqueued_at >= facts("t").claimed
+                && core.enqueued_at < facts("t").claimed.plus(std::time::Duration::from_secs(60))
+        );
         for _ in 1..limits::CHILDREN {
             second.enqueue(Double(1)).unwrap();
         }

@@ -12,7 +12,7 @@ mod threads;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use millhand_proto::{ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName};
+use millhand_proto::{ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::threads::guarded;
@@ -33,9 +33,11 @@ pub(crate) struct Sizes {
 /// One attempt, claimed and with its slot.
 pub(crate) struct Run {
     pub(crate) job: JobId,
+    pub(crate) root: JobId,
     pub(crate) task: TaskName,
     pub(crate) attempt: u32,
     pub(crate) fence: Fence,
+    pub(crate) claimed: Timestamp,
     pub(crate) args: Payload,
     pub(crate) stop: Stop,
     /// The hard limit. A thread is only asked to stop at it.
@@ -239,9 +241,11 @@ impl Executors {
     fn context(&self, run: &Run) -> Context {
         let facts = Facts {
             job: run.job,
+            root: run.root,
             task: run.task.clone(),
             attempt: run.attempt,
             fence: run.fence,
+            claimed: run.claimed,
             deadline: run.hard.and_then(|limit| Instant::now().checked_add(limit)),
         };
         Context::new(facts, run.stop.asked.child_token(), Arc::clone(&self.states))

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use millhand_proto::{ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName};
+use millhand_proto::{ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName, Timestamp};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
@@ -45,10 +45,15 @@ pub(crate) struct Hello {
 pub(crate) struct RunFrame {
     #[serde(rename = "i")]
     pub(crate) job: JobId,
+    #[serde(rename = "ro")]
+    pub(crate) root: JobId,
     #[serde(rename = "n")]
     pub(crate) attempt: u32,
     #[serde(rename = "f")]
     pub(crate) fence: Fence,
+    /// Microseconds, by the store's clock.
+    #[serde(rename = "at")]
+    pub(crate) claimed: Timestamp,
     #[serde(rename = "t")]
     pub(crate) task: TaskName,
     /// Codec and bytes.

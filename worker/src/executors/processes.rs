@@ -165,8 +165,10 @@ fn frame(run: &Run) -> Result<Bytes, FrameError> {
     let Payload { codec, bytes } = run.args.clone();
     Frame::Run(RunFrame {
         job: run.job,
+        root: run.root,
         attempt: run.attempt,
         fence: run.fence,
+        claimed: run.claimed,
         task: run.task.clone(),
         args: Payload { codec, bytes },
         deadline_ms: run.hard.map(millis),

@@ -147,6 +147,7 @@ fn executors() -> Executors {
 fn run(task: &str, args: Payload) -> Run {
     Run {
         job: JobId::given("a job"),
+        root: JobId::given("a job"),
         task: TaskName::new(task).unwrap(),
         attempt: 2,
         fence: Fence {
@@ -154,6 +155,7 @@ fn run(task: &str, args: Payload) -> Run {
             claim: 1,
             token: 7,
         },
+        claimed: Timestamp::from_micros(1_790_000_000_000_000),
         args,
         stop: Stop::new(),
         hard: None,

@@ -1,0 +1,95 @@
+//! A folder with settings, and the program run in it.
+#![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+const TASKS: &str = r#"
+[worker]
+async = 4
+threads = 1
+processes = 2
+grace = "1s"
+[tasks.wordcount]
+command = ["wc", "-w"]
+timeout = "30s"
+[tasks.fail]
+command = ["sh", "-c", "echo 'it broke' >&2; exit 3"]
+retries = 0
+[tasks.slow]
+command = ["sleep", "60"]
+"#;
+
+/// A folder with settings in which the program runs.
+pub struct Place(tempfile::TempDir);
+
+/// A worker that is stopped when the test ends.
+pub struct Running(pub Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if matches!(self.0.try_wait(), Ok(Some(_))) {
+            return;
+        }
+        let _ = Command::new("kill").arg(self.0.id().to_string()).status();
+        let started = Instant::now();
+        while started.elapsed() < Duration::from_secs(10) {
+            if matches!(self.0.try_wait(), Ok(Some(_))) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("millhand.toml"), TASKS).unwrap();
+        Self(dir)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_millhand"));
+        command.args(args).current_dir(self.path()).stdin(Stdio::null());
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("MILLHAND_") || name == "CLICOLOR_FORCE" {
+                command.env_remove(name);
+            }
+        }
+        command
+    }
+
+    pub fn run(&self, args: &[&str]) -> Output {
+        self.command(args).output().unwrap()
+    }
+
+    /// Runs it, checks the exit code, answers standard output and standard error.
+    pub fn expect(&self, code: i32, args: &[&str]) -> (String, String) {
+        let output = self.run(args);
+        let (out, err) = (text(&output.stdout), text(&output.stderr));
+        assert_eq!(output.status.code(), Some(code), "millhand {args:?}\n{out}\n{err}");
+        (out, err)
+    }
+
+    pub fn worker(&self) -> Running {
+        Running(self.command(&["worker"]).stderr(Stdio::null()).spawn().unwrap())
+    }
+}
+
+pub fn text(bytes: &[u8]) -> String {
+    String::from_utf8(bytes.to_vec()).unwrap()
+}
+
+pub fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
+}
