@@ -16,7 +16,7 @@ use crate::backend::{
     Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Delivery, Facts, Mail, Pushed, Release, Settled,
     Settlement, Subscription, Verdict,
 };
-use crate::view::JobFilter;
+use crate::view::{JobFilter, WorkerBeat};
 
 /// The longest that anything here may take.
 const SOON: Duration = Duration::from_secs(10);
@@ -61,12 +61,14 @@ cases! {
     released_copies_come_again: "a released copy comes again with its hand",
     given_back_jobs_run_again: "a run that was interrupted is given back and runs again, uncounted",
     parcels_end_job_by_job: "a parcel of several jobs is held until each of its jobs is settled",
+    jobs_of_a_parcel_go_together: "jobs of one parcel are claimed and settled in one call, each with its own answer",
     the_same_id_is_one_job: "a second copy of a job that ended is dropped",
     cancelled_before_the_start: "a cancelled job does not start",
     cancelled_while_running: "a cancel of a running job reaches its worker",
     expired_jobs_do_not_start: "a job that is too late expires",
     unknown_jobs_are_parked: "a job that the worker does not know is parked and comes again",
     a_paused_queue_delivers_nothing: "a paused queue delivers nothing; a resumed one goes on",
+    workers_are_seen: "a worker that beats is listed and learns which of its queues are paused; one that left is not",
     a_purge_cancels_what_waits: "a purge cancels what waits and is due, and nothing else",
     waiters_are_told: "the mailbox in a job, and any that listens later, is told of its end",
     children_come_with_the_success: "jobs that a job enqueued are there when it has succeeded, and only then",
@@ -597,6 +599,53 @@ async fn parcels_end_job_by_job(backend: Arc<dyn Backend>) {
     );
 }
 
+async fn jobs_of_a_parcel_go_together(backend: Arc<dyn Backend>) {
+    let now = backend.now();
+    let ids: Vec<JobId> = (0..5).map(|i| JobId::minted(now, 1, i)).collect();
+    push(&backend, ids.iter().map(|id| core(*id, now)).collect()).await;
+    let mut consumer = consume(&backend, worker(1)).await;
+    let delivery = next(&mut consumer).await;
+    let jobs = delivery.parcel.jobs();
+    let claims = (1..).zip(jobs).map(|(token, copy)| Claim {
+        copy: copy.clone(),
+        situation: situation(worker(1), token),
+    });
+    let answers = backend.claim(claims.collect()).await.expect("answers");
+    let settlements = jobs.iter().zip(answers).enumerate().map(|(at, (copy, answer))| {
+        let Meeting::Run { fence, .. } = answer else {
+            panic!("leave to run was expected: {answer:?}")
+        };
+        let verdict = match at {
+            0 => leave(fence, Leaving::Death, now, now),
+            1 => leave(fence, Leaving::Retry, now.plus(Duration::from_secs(60)), now),
+            _ => succeed(fence, &format!("result {at}")),
+        };
+        Settlement {
+            delivery: delivery.id,
+            copy: copy.clone(),
+            verdict,
+        }
+    });
+    let settled = backend.settle(settlements.collect()).await.expect("they settle");
+    assert_eq!(settled, [Settled::Done; 5]);
+    let states = [
+        State::Dead,
+        State::Retrying,
+        State::Succeeded,
+        State::Succeeded,
+        State::Succeeded,
+    ];
+    let views = backend.read(ids).await.expect("a read");
+    for (at, (view, state)) in views.into_iter().zip(states).enumerate() {
+        let entry = view.expect("it is known").entry;
+        assert_eq!(entry.state, state);
+        let result = entry.result.map(|r| r.decode::<String>().expect("text"));
+        assert_eq!(result, (at > 1).then(|| format!("result {at}")));
+    }
+    let left = backend.pending(Vec::new()).await.expect("numbers");
+    assert_eq!((left.ready, left.held), (0, 0), "the parcel is gone");
+}
+
 async fn the_same_id_is_one_job(backend: Arc<dyn Backend>) {
     let mut consumer = consume(&backend, worker(1)).await;
     push_one(&backend, 1).await;
@@ -712,6 +761,34 @@ async fn a_paused_queue_delivers_nothing(backend: Arc<dyn Backend>) {
     assert!(backend.queues().await.expect("queues")[0].paused.is_some());
     assert!(backend.control(Control::Resume(queue)).await.expect("a resume").changed);
     next(&mut consumer).await;
+}
+
+async fn workers_are_seen(backend: Arc<dyn Backend>) {
+    let consumer = consume(&backend, worker(1)).await;
+    let queue = QueueName::default();
+    let beat = WorkerBeat {
+        worker: worker(1),
+        host: "here".into(),
+        pid: 7,
+        started: backend.now(),
+        queues: vec![queue.clone()],
+        slots: 3,
+        running: 1,
+    };
+    assert_eq!(backend.beat(beat.clone()).await.expect("a beat"), []);
+    for paused in [queue.clone(), QueueName::new("another").expect("a name")] {
+        backend.control(Control::Pause(paused)).await.expect("a pause");
+    }
+    assert_eq!(backend.beat(beat.clone()).await.expect("a beat"), [queue]);
+    let seen = backend.workers().await.expect("workers");
+    assert_eq!(seen.len(), 1);
+    assert_eq!(
+        (seen[0].beat.worker, seen[0].beat.slots, seen[0].beat.running),
+        (worker(1), 3, 1)
+    );
+    drop(consumer);
+    backend.leave(worker(1)).await.expect("it leaves");
+    assert_eq!(backend.workers().await.expect("workers").len(), 0);
 }
 
 async fn a_purge_cancels_what_waits(backend: Arc<dyn Backend>) {
