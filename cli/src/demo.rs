@@ -85,6 +85,18 @@ impl Told<'_> {
     fn whole(&self) -> Duration {
         self.looked.took + self.took
     }
+
+    /// Why jobs took longer than one thread, where they did.
+    fn why_slower(&self) -> Option<String> {
+        let count = &self.ledger.count;
+        let jobs = u32::try_from(count.whole.count()).unwrap_or(u32::MAX).max(1);
+        (self.verdict.holds() && self.whole() > self.verdict.took).then(|| {
+            format!(
+                "a job has {} of CPU work in the mean, less than it costs to queue it safely",
+                crate::times::human(count.cpu / jobs)
+            )
+        })
+    }
 }
 
 /// Runs the demo.

@@ -122,9 +122,11 @@ fn verdict(out: &mut String, told: &Told<'_>) {
     }
     let _ = writeln!(
         out,
-        "<p>{} by jobs, {} by one thread.</p>",
+        "<p>{} by jobs, {} by one thread.{}</p>",
         times::human(told.whole()),
-        times::human(verdict.took)
+        times::human(verdict.took),
+        told.why_slower()
+            .map_or_else(String::new, |why| format!(" Why: {why}."))
     );
 }
 
@@ -332,7 +334,7 @@ fn phases(out: &mut String, name: &str, executor: &str, all: &Phases) {
     let count = all.whole.count();
     let _ = writeln!(
         out,
-        "<h2>Where the time of {name} went</h2>\n<p class=\"m\">{executor}. {}, from their receipts; the scale is logarithmic.</p>",
+        "<h2>Where the time of {name} went</h2>\n<p class=\"m\">{executor}. {}, from their receipts. Bars from top to bottom: p50, p95, p99; the scale is logarithmic.</p>",
         plural(count, "job")
     );
     if count == 0 {
@@ -353,7 +355,7 @@ fn phases(out: &mut String, name: &str, executor: &str, all: &Phases) {
         out,
         TOP + tall + BOTTOM,
         &format!("Percentiles of each phase of {name}"),
-        "From light to dark: p50, p95, p99.",
+        "From top to bottom: p50, p95, p99.",
     );
     let mut power = 0.0;
     while power <= powers {

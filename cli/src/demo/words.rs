@@ -146,7 +146,7 @@ fn phases(told: &Told<'_>, style: Style) -> String {
         head("demo.read (async)", &ledger.read),
         head("demo.count (process)", &ledger.count),
     );
-    let _ = writeln!(out, "  {:<10}{read:>30}{count:>30}", "");
+    let _ = writeln!(out, "  {:<10}{read:>30}  {count:>28}", "");
     let titles = ["p50", "p95", "p99"].map(|t| format!("{t:>10}")).concat();
     let _ = writeln!(
         out,
@@ -172,10 +172,16 @@ fn proof(told: &Told<'_>, style: Style) -> String {
     let times = format!(
         "{} by jobs on {}, {} by one thread",
         times::human(told.whole()),
-        plural(told.slots.processes as u64, "process").replace("processs", "processes"),
+        match told.slots.processes {
+            1 => "1 process".to_owned(),
+            count => format!("{count} processes"),
+        },
         times::human(verdict.took)
     );
     let _ = writeln!(out, "  {:<10}{times}", "time");
+    if let Some(why) = told.why_slower() {
+        let _ = writeln!(out, "  {:<10}{why}", "");
+    }
     if verdict.holds() {
         let what = if verdict.changed.is_empty() {
             "bytes, lines, words, each word's and byte's count, each digest are equal"
