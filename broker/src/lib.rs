@@ -9,6 +9,7 @@ mod clock;
 mod coalesce;
 pub mod conformance;
 mod error;
+pub mod faults;
 mod local;
 pub mod memory;
 pub mod sqlite;

@@ -23,6 +23,10 @@ use crate::worker::{Slots, WorkerError};
 /// How often the room is looked at for jobs that wait too long.
 const ROOM_LOOK: Duration = Duration::from_millis(250);
 
+/// How long interrupted jobs may take to be given back. A worker that is told to stop stops, even
+/// if the back end takes nothing more: its deliveries come again.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
 /// What a worker is to do.
 pub(crate) struct Plan {
     pub(crate) backend: Arc<dyn Backend>,
@@ -432,13 +436,19 @@ impl Dispatch {
                 },
                 // A cancel reaches running jobs also now.
                 mail = mails.recv(), if !mails.is_closed() => self.read_mail(mail).await,
-                () = &mut deadline, if !told => {
+                () = &mut deadline => {
+                    if told {
+                        tracing::warn!(jobs = self.under_way, "the back end does not take what is left; others will find it");
+                        break;
+                    }
                     told = true;
                     self.crew.interrupt();
+                    deadline.as_mut().reset(tokio::time::Instant::now() + LAST_WORDS);
                 }
                 () = &mut second, if !told => {
                     told = true;
                     self.crew.interrupt();
+                    deadline.as_mut().reset(tokio::time::Instant::now() + LAST_WORDS);
                 }
             }
         }
