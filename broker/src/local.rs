@@ -203,6 +203,8 @@ impl Shared {
         let pushed = self.0.write(move |engine| engine.push(&copies));
         match pushed.await {
             Ok(pushed) => pushed,
+            // Nothing can have been written there.
+            Err(error @ Error::Unusable { .. }) => vec![Pushed::Rejected(error.to_string()); count],
             Err(error) => vec![Pushed::Unknown(error.to_string()); count],
         }
     }

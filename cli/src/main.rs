@@ -22,13 +22,33 @@ use crate::output::Ui;
 
 fn main() -> ExitCode {
     // Usage errors end here, with clap's own code 2 and its own words.
-    let cli = Cli::parse();
+    let cli = Cli::try_parse().unwrap_or_else(|error| refuse(&error));
     let ui = Ui::new(&cli.global);
     let exit = commands::run(cli, &ui).unwrap_or_else(|failure| {
         ui.fail(&failure);
         failure.exit
     });
     exit.into()
+}
+
+/// Ends the program with what clap says: help, or what is wrong, as JSON where JSON was asked for.
+fn refuse(error: &clap::Error) -> ! {
+    let mut args = std::env::args().skip(1).peekable();
+    let mut json = false;
+    while let Some(arg) = args.next() {
+        let value = match arg.as_str() {
+            "-o" | "--output" => args.peek().cloned().unwrap_or_default(),
+            _ => arg.trim_start_matches("--output=").trim_start_matches("-o").to_owned(),
+        };
+        json |= arg == "--json" || (arg.starts_with('-') && value.starts_with("json"));
+    }
+    if json && error.use_stderr() {
+        let text = error.to_string();
+        let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
+        eprintln!("{}", Failure::usage(message).to_json());
+        std::process::exit(i32::from(Exit::Usage.code()));
+    }
+    error.exit()
 }
 
 /// A runtime for one command.

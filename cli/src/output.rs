@@ -17,6 +17,8 @@ use crate::times;
 pub(crate) struct Style {
     pub(crate) color: bool,
     pub(crate) ascii: bool,
+    /// Columns of the terminal, where there is one.
+    pub(crate) width: Option<usize>,
 }
 
 /// The few colours, of the sixteen that every terminal has.
@@ -110,6 +112,7 @@ impl Ui {
             style: Style {
                 color,
                 ascii: global.ascii,
+                width: width(),
             },
             // Who reads JSON is a program, and a program answers no questions.
             asks: global.format() == Format::Text && io::stdin().is_terminal() && io::stderr().is_terminal(),
@@ -367,6 +370,7 @@ impl Table {
                 *width = (*width).max(cell.width);
             }
         }
+        let shown = fitting(&widths, style.width);
         let mut out = String::new();
         let titles: Vec<Cell> = self
             .header
@@ -375,7 +379,7 @@ impl Table {
             .collect();
         for row in std::iter::once(&titles).chain(&self.rows) {
             let mut line = String::new();
-            for (at, ((cell, width), (_, align))) in row.iter().zip(&widths).zip(&self.header).enumerate() {
+            for (at, ((cell, width), (_, align))) in row.iter().zip(&widths).zip(&self.header).take(shown).enumerate() {
                 let pad = " ".repeat(width - cell.width);
                 if at > 0 {
                     line.push_str("  ");
@@ -390,6 +394,32 @@ impl Table {
         }
         out
     }
+}
+
+/// Columns of the terminal that standard output goes to.
+fn width() -> Option<usize> {
+    let out = io::stdout();
+    if !out.is_terminal() {
+        return None;
+    }
+    let set = std::env::var("COLUMNS").ok().and_then(|c| c.parse().ok());
+    let asked = || {
+        rustix::termios::tcgetwinsize(&out)
+            .ok()
+            .map(|size| usize::from(size.ws_col))
+    };
+    set.or_else(asked).filter(|columns| *columns > 0)
+}
+
+/// How many columns of a table fit: those at the right are dropped, the first three never.
+fn fitting(widths: &[usize], width: Option<usize>) -> usize {
+    let Some(width) = width else { return widths.len() };
+    let mut taken = 0;
+    let fits = widths.iter().enumerate().take_while(|(at, column)| {
+        taken += *column + if *at > 0 { 2 } else { 0 };
+        *at < 3 || taken <= width
+    });
+    fits.count()
 }
 
 /// How many of each, most first: `3 dead, 1 expired`.
@@ -439,6 +469,7 @@ mod tests {
         let style = Style {
             color: true,
             ascii: false,
+            width: None,
         };
         table.row(vec![Cell::painted(style.state(State::Dead), "✗ dead"), "12".into()]);
         table.row(vec!["a".into(), "3".into()]);

@@ -350,7 +350,24 @@ mod tests {
     const PLAIN: Style = Style {
         color: false,
         ascii: false,
+        width: None,
     };
+
+    #[test]
+    fn a_narrow_terminal_loses_columns_at_the_right() {
+        let at = |width| jobs(&fixture::page(), NOW, Style { width, ..PLAIN });
+        let wide = at(None);
+        for columns in [200, 80, 60, 20] {
+            let narrow = at(Some(columns));
+            for (line, whole) in narrow.lines().zip(wide.lines()) {
+                assert!(whole.starts_with(line), "{line}");
+                // State, task and id always stand.
+                assert!(line.chars().count() <= columns.max(66), "{line}");
+            }
+        }
+        assert_eq!(at(Some(200)), wide);
+        assert!(!at(Some(60)).contains("AGE") && at(Some(20)).contains("ID"));
+    }
 
     #[test]
     fn a_list_of_jobs() {
@@ -482,6 +499,7 @@ mod tests {
             Style {
                 color: true,
                 ascii: false,
+                width: None,
             },
         );
         assert!(text.starts_with("\x1b[31m✗ dead\x1b[0m  mail.send"), "{text}");

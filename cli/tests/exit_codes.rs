@@ -43,6 +43,8 @@ fn a_job_that_does_not_succeed_is_100_and_says_why() {
     // Some can be retried, one cannot.
     let waiting = place.expect(0, &["enqueue", "wordcount", "--delay", "1h"]).0;
     place.expect(6, &["job", "retry", "mine", waiting.trim()]);
+    let (_, err) = place.expect(2, &["job", "retry", "--state", "scheduled", "--dry-run"]);
+    assert!(err.contains("it is for dead"), "{err}");
     place.expect(1, &["job", "retry", waiting.trim()]);
 }
 
@@ -93,6 +95,37 @@ fn usage_and_settings_are_2() {
         .unwrap();
     assert_eq!(check.status.code(), Some(2));
     assert!(text(&check.stderr).contains("did you mean MILLHAND_WORKER__PROCESSES?"));
+}
+
+#[test]
+fn what_is_wrong_is_said_as_json_where_json_was_asked_for() {
+    let place = Place::new();
+    for args in [
+        &["job", "list", "--state", "foo", "--json"][..],
+        &["job", "list", "-o", "jsonl", "--nonsense"],
+        &["enqueue", "wordcount", "--args", "{", "-ojson"],
+    ] {
+        let (out, err) = place.expect(2, args);
+        assert_eq!(out, "");
+        assert!(json(&err)["error"]["message"].is_string(), "{err}");
+    }
+    let deep = "[".repeat(65) + &"]".repeat(65);
+    let (_, err) = place.expect(2, &["enqueue", "wordcount", "--args", &deep]);
+    assert!(err.contains("deeper than 64 levels"), "{err}");
+}
+
+#[test]
+fn a_check_looks_at_a_file_that_is_there_and_makes_none() {
+    let place = Place::new();
+    place.expect(0, &["worker", "--check"]);
+    assert!(!place.path().join("millhand.db").exists());
+    std::fs::write(
+        place.path().join("millhand.db"),
+        "this is text, not a database, and long enough",
+    )
+    .unwrap();
+    let (_, err) = place.expect(5, &["worker", "--check"]);
+    assert!(err.contains("not a SQLite database"), "{err}");
 }
 
 #[test]

@@ -93,10 +93,13 @@ impl Payload {
     /// Takes JSON text as it is, after checking that it is one JSON value.
     ///
     /// # Errors
-    /// When `text` is not one JSON value.
+    /// When `text` is not one JSON value, or nests deeper than [`crate::limits::DEPTH`].
     pub fn json(text: impl Into<Bytes>) -> Result<Self, PayloadError> {
         let bytes = text.into();
         serde_json::from_slice::<&serde_json::value::RawValue>(&bytes).map_err(PayloadError::Json)?;
+        if depth(&bytes) > crate::limits::DEPTH {
+            return Err(crate::wire::WireError::TooDeep.into());
+        }
         Ok(Self {
             codec: Codec::Json,
             bytes,
@@ -134,9 +137,39 @@ impl Payload {
     }
 }
 
+/// How deep a well-formed JSON text nests.
+fn depth(json: &[u8]) -> usize {
+    let (mut deepest, mut depth) = (0usize, 0usize);
+    let (mut text, mut escaped) = (false, false);
+    for byte in json {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if text => escaped = true,
+            b'"' => text = !text,
+            b'[' | b'{' if !text => {
+                depth += 1;
+                deepest = deepest.max(depth);
+            }
+            b']' | b'}' if !text => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_nests_no_deeper_than_the_limit() {
+        let nested = |depth: usize| format!("{}{}", "[".repeat(depth), "]".repeat(depth));
+        assert!(Payload::json(nested(crate::limits::DEPTH)).is_ok());
+        let error = Payload::json(nested(crate::limits::DEPTH + 1)).unwrap_err();
+        assert!(error.to_string().contains("deeper than 64"), "{error}");
+        let text = serde_json::to_string(&format!("\"\\{}", "[".repeat(100))).unwrap();
+        assert!(Payload::json(text).is_ok(), "brackets in text do not nest");
+    }
 
     #[test]
     fn both_codecs_decode_to_the_same_value_and_json_stays_byte_for_byte() {

@@ -32,7 +32,9 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
         } => (fence, suspect, crashes),
         instead => {
             drop(slot);
-            return crew.settle(settlement(&job, without_run(&instead, &crew))).await;
+            let verdict = without_run(&instead, &crew);
+            tell(&job, &verdict);
+            return crew.settle(settlement(&job, verdict)).await;
         }
     };
     crew.claimed(id, claim, fence);
@@ -117,6 +119,8 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
         Decision::GiveBack => Verdict::GiveBack { fence, worker: crew.me },
     };
 
+    tell(&job, &verdict);
+
     // Settle: the slot is free as soon as the settle window takes what ended.
     let window = crew.window.acquire().await;
     if let Some(slot) = slot {
@@ -143,6 +147,38 @@ fn claim(crew: &Crew, job: &Waiting, running_here: bool, has_slot: bool) -> Clai
             token: crate::crew::random(),
             now: Timestamp::default(),
         },
+    }
+}
+
+/// Says in the log what an operator would ask about.
+fn tell(job: &Waiting, verdict: &Verdict) {
+    let copy = &job.copy;
+    let (id, task, attempt) = (copy.id(), &copy.core.task, copy.attempt());
+    match verdict {
+        Verdict::Leave {
+            successor,
+            reason,
+            note,
+            ..
+        } => {
+            let error = note.as_ref().and_then(|n| n.error.as_ref());
+            let error = error.map(|e| e.as_str().lines().last().unwrap_or_default());
+            match successor.why {
+                Leaving::Death => {
+                    tracing::warn!(job = %id, %task, attempt, reason, error, "the job is dead");
+                }
+                Leaving::Retry => {
+                    tracing::info!(job = %id, %task, attempt, error, "the attempt failed; another follows");
+                }
+                Leaving::Snooze => tracing::debug!(job = %id, %task, "snoozed"),
+            }
+        }
+        Verdict::Cancel { .. } => tracing::info!(job = %id, %task, attempt, "cancelled"),
+        Verdict::GiveBack { .. } => tracing::info!(job = %id, %task, attempt, "interrupted; given back"),
+        Verdict::Release(Release::Parked(_)) => {
+            tracing::info!(job = %id, %task, times = copy.hop.parked.map_or(0, |p| p.times) + 1, "not known here; parked");
+        }
+        _ => tracing::debug!(job = %id, %task, attempt, "settled"),
     }
 }
 

@@ -421,6 +421,13 @@ impl Dispatch {
         let unclaimed = self.room.take(|_| true);
         self.hand_back(unclaimed);
         self.crew.stopping.cancel();
+        if self.under_way > 0 {
+            tracing::info!(
+                jobs = self.under_way,
+                ?grace,
+                "stops when these have ended; a second signal gives them back at once"
+            );
+        }
         let deadline = tokio::time::sleep(grace);
         tokio::pin!(deadline);
         let second = crate::worker::shutdown_signal();
@@ -458,6 +465,7 @@ impl Dispatch {
         if let Some(crew) = Arc::into_inner(self.crew) {
             crew.executors.stop().await;
         }
+        tracing::info!("stopped");
     }
 }
 

@@ -170,7 +170,7 @@ fn transact(connection: &Connection, mode: Mode, place: &str, first: Box<dyn Cal
         if let Some(error) = failed {
             // The others must not suffer: back to the start without the one that failed.
             let _ = connection.execute_batch("ROLLBACK");
-            batch.remove(ran).reply(Err(Error::unreachable(place, error)));
+            batch.remove(ran).reply(Err(explain(place, &error)));
             continue;
         }
         if let Err(error) = execute(connection, "COMMIT") {
@@ -187,9 +187,24 @@ fn execute(connection: &Connection, sql: &str) -> Sql<()> {
     connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
+/// What no second try can mend is told from what it may.
+fn explain(place: &str, error: &rusqlite::Error) -> Error {
+    let problem = match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::ReadOnly) => "the file or its folder is read-only",
+        Some(rusqlite::ErrorCode::DatabaseCorrupt | rusqlite::ErrorCode::NotADatabase) => {
+            "the file is damaged; restore a backup, or move it away to start anew"
+        }
+        _ => return Error::unreachable(place, error.to_string()),
+    };
+    Error::Unusable {
+        what: place.to_owned(),
+        problem: problem.to_owned(),
+    }
+}
+
 fn fail(batch: Vec<Box<dyn Call>>, place: &str, error: &rusqlite::Error) {
     tracing::warn!(place, %error, calls = batch.len(), "a transaction failed");
     for call in batch {
-        call.reply(Err(Error::unreachable(place, error.to_string())));
+        call.reply(Err(explain(place, error)));
     }
 }

@@ -81,7 +81,7 @@ pub(super) fn expected(confirm: &ConfirmArgs, count: u64) -> Outcome<()> {
     match confirm.expect {
         Some(expected) if expected != count => {
             let (expected, count) = (grouped(expected), plural(count, "job"));
-            let message = format!("{count} match, not the {expected} that were expected; nothing was done");
+            let message = format!("the filter finds {count}, not {expected} as expected; nothing was done");
             Err(Failure::new(Exit::NotConfirmed, "count_differs", message))
         }
         _ => Ok(()),
@@ -149,6 +149,14 @@ pub(super) async fn run(client: &Client, verb: Verb, args: &ActArgs, ui: &Ui) ->
         expected(confirm, ids.len() as u64)?;
         ids
     } else {
+        if let Some(state) = args.which.filter.state.iter().find(|s| !verb.states().contains(s)) {
+            let states: Vec<_> = verb.states().iter().map(|s| s.as_str()).collect();
+            return Err(Failure::usage(format!(
+                "--state {state}: there is nothing to {} in jobs that are {state}; it is for {}",
+                verb.word(),
+                states.join(", ")
+            )));
+        }
         let page = page(client, &args.which, verb.states()).await?;
         let count = page.jobs.len() as u64;
         expected(confirm, count)?;

@@ -1,12 +1,12 @@
 //! `millhand enqueue`
 
-use std::io::Read;
+use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::time::Duration;
 
 use millhand_broker::{Clock, JobView};
 use millhand_client::{EnqueueError, JobFailure, RawJob};
-use millhand_proto::{JobId, Payload, QueueName, State, limits};
+use millhand_proto::{JobId, Payload, PayloadError, QueueName, State, limits};
 
 use crate::args::{EnqueueArgs, Format, Global};
 use crate::exit::{Exit, Failure, Outcome};
@@ -64,7 +64,18 @@ fn result(view: &JobView, ui: &Ui) -> Outcome {
         .result
         .as_ref()
         .ok_or_else(|| lost("it is not kept".into()))?;
-    ui.print(raw(result).map_err(lost)?.get())?;
+    // Text is printed as it is; as JSON it stands in quotation marks.
+    if ui.format == Format::Text
+        && let Ok(text) = result.decode::<String>()
+    {
+        ui.print(&if std::io::stdout().is_terminal() {
+            clean(&text, true)
+        } else {
+            text
+        })?;
+    } else {
+        ui.print(raw(result).map_err(lost)?.get())?;
+    }
     Ok(Exit::Done)
 }
 
@@ -106,8 +117,12 @@ fn payload(args: &EnqueueArgs) -> Outcome<Payload> {
         (None, None) => ("--args".to_owned(), b"null".to_vec()),
     };
     Payload::json(bytes).map_err(|error| {
-        let failure = Failure::new(Exit::Usage, "bad_arguments", format!("{source} is not JSON: {error}"));
-        if args.args.is_some() {
+        let (message, syntax) = match error {
+            PayloadError::Json(error) => (format!("{source} is not JSON: {error}"), true),
+            error => (format!("{source}: {error}"), false),
+        };
+        let failure = Failure::new(Exit::Usage, "bad_arguments", message);
+        if syntax && args.args.is_some() {
             failure.hint("text needs its own quotation marks: --args '\"text\"'")
         } else {
             failure

@@ -16,7 +16,10 @@ pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
     let level = level()?;
     let refused = |e: &dyn std::fmt::Display| Failure::new(Exit::Usage, "settings", e.to_string());
     if args.check {
-        // Nothing is opened or made by a check.
+        // Nothing is made by a check; a file that is there must be one that the worker can use.
+        if matches!(&settings.broker, millhand_broker::BackendUrl::Sqlite(path) if path.exists()) {
+            millhand_broker::open(&settings.broker)?;
+        }
         let memory = millhand_broker::open(&millhand_broker::BackendUrl::Memory)?;
         build(memory, &settings).check().map_err(|e| refused(&e))?;
         ui.note(&format!("settings are right: {}", summary(&settings)));
