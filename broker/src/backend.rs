@@ -225,12 +225,14 @@ pub enum Control {
 }
 
 /// What a control did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Controlled {
     /// Whether anything changed.
     pub changed: bool,
     /// Jobs that were purged.
     pub jobs: usize,
+    /// Whether more may be waiting: a purge takes a bounded piece at a time.
+    pub more: bool,
 }
 
 /// A message to a process.

@@ -11,6 +11,7 @@ mod tables;
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -47,6 +48,8 @@ pub(crate) struct Local {
     ledger: Arc<Ledger>,
     dir: Option<PathBuf>,
     present: Mutex<HashMap<Mailbox, Presence>>,
+    /// Whether the thread runs that looks after dead workers.
+    watches: AtomicBool,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -83,6 +86,7 @@ impl Local {
             ledger: Arc::default(),
             dir,
             present: Mutex::default(),
+            watches: AtomicBool::new(false),
         }
     }
 
@@ -136,7 +140,7 @@ impl Local {
             let presence = Presence::appear(dir, me, worker, &self.board)
                 .map_err(|e| Error::unreachable(&dir.display().to_string(), e))?;
             place.insert(presence);
-            if worker {
+            if worker && !self.watches.swap(true, Ordering::SeqCst) {
                 self.watch_over_others()?;
             }
         }
@@ -150,7 +154,12 @@ impl Local {
             let mut rounds = 0u64;
             loop {
                 let Some(local) = me.upgrade() else { return };
-                if let Err(error) = local.look_after(rounds.is_multiple_of(120)) {
+                let looked = local.look_after(rounds.is_multiple_of(120));
+                let looked = looked.and_then(|()| match rounds % 10 {
+                    0 => local.look_for_lost(),
+                    _ => Ok(()),
+                });
+                if let Err(error) = looked {
                     tracing::warn!(place = local.place, %error, "could not look after dead workers");
                 }
                 drop(local);
@@ -162,6 +171,24 @@ impl Local {
             .name("millhand-watch".into())
             .spawn(run)
             .map_err(|e| Error::unreachable("a thread", e))?;
+        Ok(())
+    }
+
+    /// Gives back what is held by workers of whom not even a lock file is left: the folder beside
+    /// the file was removed, or the file came alone from a backup.
+    fn look_for_lost(&self) -> Result<()> {
+        let (Some(dir), Some(reader)) = (&self.dir, &self.reader) else {
+            return Ok(());
+        };
+        for owner in reader.call_blocking(|connection| Tables(connection).owners())? {
+            if presence::unheard_of(dir, owner) && !self.ledger.knows(owner) {
+                let freed = self
+                    .writer
+                    .call_blocking(move |connection| Tables(connection).free(owner, true))?;
+                tracing::warn!(worker = %owner, parcels = freed, "a worker left no trace; its parcels go back");
+                self.board.wake();
+            }
+        }
         Ok(())
     }
 
@@ -223,35 +250,24 @@ impl Shared {
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
         let settlements = Arc::new(settlements);
-        // A parcel of one job ends in the same transaction; one of several when its last job did.
-        let alone: Vec<bool> = settlements.iter().map(|s| self.0.ledger.alone(s.delivery)).collect();
+        // A delivery ends in the transaction that settles the last of its jobs.
+        let ending = self.0.ledger.ending(&settlements);
         let work = Arc::clone(&settlements);
-        let gone = alone.clone();
         let settled = self
             .0
             .write(move |engine| {
-                work.iter()
-                    .zip(&alone)
-                    .map(|(settlement, alone)| {
-                        let settled = engine.settle(&settlement.copy, &settlement.verdict)?;
-                        if *alone {
-                            engine.tables.delete(pump::row(settlement.delivery))?;
-                        }
-                        Ok(settled)
-                    })
-                    .collect::<Sql<Vec<_>>>()
+                let settled = work
+                    .iter()
+                    .map(|settlement| engine.settle(&settlement.copy, &settlement.verdict))
+                    .collect::<Sql<Vec<_>>>()?;
+                for delivery in &ending {
+                    engine.tables.delete(pump::row(*delivery))?;
+                }
+                Ok(settled)
             })
             .await?;
-        let ended: Vec<i64> = settlements
-            .iter()
-            .zip(gone)
-            .filter_map(|(s, gone)| self.0.ledger.settled(s.delivery, s.copy.id()).filter(|_| !gone))
-            .map(pump::row)
-            .collect();
-        if !ended.is_empty() {
-            self.0
-                .write(move |engine| ended.iter().try_for_each(|row| engine.tables.delete(*row)))
-                .await?;
+        for settlement in settlements.iter() {
+            self.0.ledger.settled(settlement.delivery, settlement.copy.id());
         }
         Ok(settled)
     }
@@ -271,20 +287,27 @@ impl Shared {
                     if changed {
                         engine.tables.set_paused(queue, Some(engine.now))?;
                     }
-                    Ok(Controlled { changed, jobs: 0 })
+                    Ok(Controlled {
+                        changed,
+                        ..Controlled::default()
+                    })
                 }
                 Control::Resume(queue) => {
                     let changed = engine.tables.paused(queue.as_str())?.is_some();
                     if changed {
                         engine.tables.set_paused(queue, None)?;
                     }
-                    Ok(Controlled { changed, jobs: 0 })
+                    Ok(Controlled {
+                        changed,
+                        ..Controlled::default()
+                    })
                 }
                 Control::Purge(queue, most) => {
-                    let jobs = engine.purge(queue, *most)?;
+                    let (jobs, more) = engine.purge(queue, *most)?;
                     Ok(Controlled {
-                        changed: jobs > 0,
+                        changed: jobs > 0 || more,
                         jobs,
+                        more,
                     })
                 }
             })
@@ -420,8 +443,17 @@ impl Backend for Shared {
 
     fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>> {
         Box::pin(async move {
-            let mails = self.0.board.open(mailbox);
+            let (mails, closed) = self.0.board.open(mailbox);
             self.0.appear(mailbox, false)?;
+            let local = Arc::downgrade(&self.0);
+            // Nothing of a mailbox stays when its reader is gone. A worker leaves by itself.
+            tokio::spawn(async move {
+                closed.closed().await;
+                if let Some(local) = local.upgrade().filter(|local| !local.ledger.knows(mailbox)) {
+                    local.board.close(mailbox);
+                    lock(&local.present).remove(&mailbox);
+                }
+            });
             Ok(mails)
         })
     }
@@ -441,13 +473,15 @@ impl Backend for Shared {
 
     fn leave(&self, worker: WorkerId) -> BoxFuture<'_, Result<()>> {
         Box::pin(async move {
+            // First, so that its pumps take nothing after it is gone.
+            self.0.ledger.farewell(worker);
             self.0
                 .write(move |engine| {
                     engine.effects.pushed |= engine.tables.free(worker, false)? > 0;
                     engine.tables.delete_beat(worker)
                 })
                 .await?;
-            self.0.ledger.farewell(worker);
+            self.0.board.close(worker);
             lock(&self.0.present).remove(&worker);
             Ok(())
         })

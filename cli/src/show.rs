@@ -117,7 +117,7 @@ pub(crate) fn job(view: &JobView, now: Timestamp, style: Style) -> String {
 }
 
 /// What the job is about, in one sentence.
-fn sentence(view: &JobView, now: Timestamp) -> String {
+pub(crate) fn sentence(view: &JobView, now: Timestamp) -> String {
     let entry = &view.entry;
     let made = match entry.attempts {
         0 => String::new(),

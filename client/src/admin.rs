@@ -84,13 +84,9 @@ impl Admin {
     pub async fn purge(&self, queue: QueueName, mut progress: impl FnMut(usize) -> bool) -> Result<usize, Error> {
         let mut purged = 0;
         loop {
-            let jobs = self
-                .backend
-                .control(Control::Purge(queue.clone(), PURGE_BATCH))
-                .await?
-                .jobs;
-            purged += jobs;
-            if !progress(purged) || jobs < PURGE_BATCH {
+            let done = self.backend.control(Control::Purge(queue.clone(), PURGE_BATCH)).await?;
+            purged += done.jobs;
+            if !progress(purged) || !done.more {
                 return Ok(purged);
             }
         }

@@ -53,6 +53,8 @@ limits! {
     INLINE_BYTES: usize = 256, "inline value", "256 bytes", "bigger results and errors lie beside the record";
     /// Attempts whose notes are kept.
     ATTEMPT_NOTES: usize = 32, "attempt notes", "32", "the newest attempts of a job that its record tells of";
+    /// Mailboxes that are told of a job's end.
+    WAITERS: usize = 64, "waiters", "64", "processes that are told of a job's end; more learn it when they read again";
     /// Children that one attempt may enqueue.
     CHILDREN: usize = 1000, "children", "1,000", "jobs that one attempt may enqueue; more is an error in the handler";
     /// Bytes of the children of one attempt.

@@ -9,6 +9,7 @@ use millhand_proto::{Codec, Leaving, Outcome, Receipt, Successor, Timestamp};
 
 use crate::crew::{Crew, Slot};
 use crate::executors::{Run, Stop};
+use crate::registry::Executor;
 use crate::room::Waiting;
 
 /// Runs one job to the end of one attempt. It holds a slot; a job that this worker does not know
@@ -37,6 +38,8 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
             return crew.settle(settlement(&job, verdict)).await;
         }
     };
+    // Its older attempt may have been on its way out when this one came in.
+    let presence = presence.or_else(|| crew.enter(id, stop.clone()));
     crew.claimed(id, claim, fence);
     let claimed_at = crew.backend.now();
     let _alone = if suspect {
@@ -143,7 +146,10 @@ fn claim(crew: &Crew, job: &Waiting, running_here: bool, has_slot: bool) -> Clai
             owner_alive: false,
             running_here,
             not_understood,
-            hard_limit: limits.hard(),
+            // A thread cannot be stopped at its limit: its claim is renewed instead.
+            hard_limit: task
+                .filter(|t| t.executor != Executor::Thread)
+                .and_then(|_| limits.hard()),
             token: crate::crew::random(),
             now: Timestamp::default(),
         },

@@ -100,11 +100,18 @@ impl Dispatch {
                         break Err(error);
                     }
                     // What came meanwhile is seen before slots are given away.
-                    while let Ok(event) = inbox.try_recv() {
-                        this.see(event).await?;
+                    let mut seen = Ok(());
+                    while seen.is_ok() && let Ok(event) = inbox.try_recv() {
+                        seen = this.see(event).await;
                     }
-                    if idle && this.is_quiet() && this.nothing_left().await? {
-                        break Ok(());
+                    if let Err(error) = seen {
+                        break Err(error);
+                    }
+                    if idle && this.is_quiet() {
+                        match this.nothing_left().await {
+                            Ok(false) => {}
+                            ended => break ended.map(drop),
+                        }
                     }
                 }
                 mail = mails.recv() => this.read_mail(mail).await,
@@ -115,8 +122,11 @@ impl Dispatch {
                 }
                 _ = looks.tick(), if !this.room.is_empty() || idle => {
                     this.release_overdue();
-                    if idle && this.is_quiet() && this.nothing_left().await? {
-                        break Ok(());
+                    if idle && this.is_quiet() {
+                        match this.nothing_left().await {
+                            Ok(false) => {}
+                            ended => break ended.map(drop),
+                        }
                     }
                 }
                 () = told => break Ok(()),
@@ -459,7 +469,8 @@ impl Dispatch {
                 }
             }
         }
-        if let Err(error) = self.crew.backend.leave(self.crew.me).await {
+        let left = tokio::time::timeout(LAST_WORDS, self.crew.backend.leave(self.crew.me)).await;
+        if let Err(error) = left.unwrap_or(Err(millhand_broker::Error::Closed)) {
             tracing::warn!(%error, "could not say that this worker is gone; others will notice");
         }
         if let Some(crew) = Arc::into_inner(self.crew) {

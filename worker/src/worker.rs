@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millhand_broker::Backend;
-use millhand_proto::{NameError, QueueName, Task};
+use millhand_proto::{NameError, QueueName, Task, TaskName};
 use tokio_util::sync::CancellationToken;
 
 use crate::child;
 use crate::context::{Context, States};
 use crate::dispatch::{Dispatch, Plan, Until};
 use crate::failure::Failure;
-use crate::registry::{CommandTask, ConfigError, Registry, TaskOptions};
+use crate::registry::{CommandTask, ConfigError, Executor, Registry, TaskOptions};
 
 /// How many jobs may run at once on each executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +23,16 @@ pub struct Slots {
     pub threads: usize,
     /// Child processes and commands; by default one per core.
     pub processes: usize,
+}
+
+impl Slots {
+    fn of(&self, executor: Executor) -> usize {
+        match executor {
+            Executor::Async => self.asyncs,
+            Executor::Thread => self.threads,
+            Executor::Process => self.processes,
+        }
+    }
 }
 
 impl Default for Slots {
@@ -47,6 +57,14 @@ pub enum WorkerError {
     /// A queue's name cannot be used.
     #[error(transparent)]
     Queue(#[from] NameError),
+    /// A task could never run here.
+    #[error("task {task} runs on the {executor} executor, which has 0 slots here; give it one, or take the task out")]
+    NoSlots {
+        /// The task.
+        task: TaskName,
+        /// Its executor.
+        executor: Executor,
+    },
     /// The back end cannot be used.
     #[error("the worker cannot use its back end: {0}")]
     Backend(#[from] millhand_broker::Error),
@@ -210,7 +228,16 @@ impl Worker {
         for queue in &self.queues {
             QueueName::new(queue)?;
         }
-        Ok(self.registry.check()?)
+        self.registry.check()?;
+        for (name, task) in self.registry.tasks() {
+            if self.slots.of(task.executor) == 0 {
+                return Err(WorkerError::NoSlots {
+                    task: name.clone(),
+                    executor: task.executor,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Takes and runs jobs until `shutdown` comes; then takes no more, lets running jobs finish

@@ -162,8 +162,8 @@ fn transact(connection: &Connection, mode: Mode, place: &str, first: Box<dyn Cal
                 break;
             }
             ran += 1;
-            // What came meanwhile still comes along.
-            if ran == batch.len() && ran < BATCH {
+            // What came meanwhile still comes along; not into a snapshot, which may be older than it.
+            if mode == Mode::Write && ran == batch.len() && ran < BATCH {
                 batch.extend(inbox.try_recv());
             }
         }

@@ -299,7 +299,11 @@ impl<'c> Engine<'c> {
                     return Ok(Acted::Unknown);
                 };
                 if !found.entry.state.is_ended() && !found.entry.waiters.contains(mailbox) {
-                    found.entry.waiters.push(*mailbox);
+                    // Who is forgotten here reads again by itself, only later.
+                    let waiters = &mut found.entry.waiters;
+                    let surplus = (waiters.len() + 1).saturating_sub(limits::WAITERS);
+                    waiters.drain(..surplus);
+                    waiters.push(*mailbox);
                     self.put_found(*id, found)?;
                 }
                 Ok(Acted::Done)
@@ -387,12 +391,19 @@ impl<'c> Engine<'c> {
     }
 
     /// Cancels what waits in the queue and is due.
-    pub(super) fn purge(&mut self, queue: &QueueName, most: usize) -> Sql<usize> {
+    /// Answers how many jobs, and whether there may be more.
+    pub(super) fn purge(&mut self, queue: &QueueName, most: usize) -> Sql<(usize, bool)> {
         let mut purged = 0;
-        for row in self.tables.ready(queue, self.now, most.max(1))? {
+        let rows = self.tables.ready(queue, self.now, most.max(1))?;
+        let more = rows.len() == most.max(1);
+        for row in rows {
             self.tables.delete(row.seq)?;
-            let Ok(opened) = Parcel::decode(&row.body) else {
-                continue;
+            let opened = match Parcel::decode(&row.body) {
+                Ok(opened) => opened,
+                Err(error) => {
+                    self.set_aside(&row.queue, None, &error.to_string(), &row.body)?;
+                    continue;
+                }
             };
             for copy in opened.parcel.map(Parcel::into_jobs).unwrap_or_default() {
                 let id = copy.id();
@@ -413,7 +424,7 @@ impl<'c> Engine<'c> {
                 }
             }
         }
-        Ok(purged)
+        Ok((purged, more))
     }
 
     /// Takes a parcel, or a job of it, that cannot be read out of the way.
@@ -425,9 +436,11 @@ impl<'c> Engine<'c> {
         else {
             return Ok(());
         };
+        // Another copy that can be read, or an entry that says more, is the job's truth.
         if self
             .find(id)?
             .is_some_and(|f| f.entry.state != State::Queued && f.entry.state != State::Scheduled)
+            || !self.copies(id)?.is_empty()
         {
             return Ok(());
         }
@@ -529,9 +542,11 @@ impl<'c> Engine<'c> {
                 }
                 let parcel = Parcel::decode(&row.body).ok().and_then(|o| o.parcel);
                 for copy in parcel.map(Parcel::into_jobs).unwrap_or_default() {
-                    if !seen.insert(copy.id()) {
+                    let other = filter.task.as_ref().is_some_and(|task| *task != copy.core.task);
+                    if other || !seen.insert(copy.id()) {
                         continue;
                     }
+                    page.looked_at += 1;
                     if let Some(view) = self.view(copy.id())?.filter(|v| !v.entry.state.is_ended() && fits(v)) {
                         page.jobs.push(view);
                         if page.jobs.len() > limit {
@@ -583,12 +598,18 @@ impl<'c> Engine<'c> {
             // A line may be of an end that an operator's retry undid.
             let current = self
                 .find(row.id)?
-                .is_some_and(|f| f.entry.state.as_str() == row.state && f.entry.ended == Some(row.at));
-            if current {
+                .filter(|f| f.entry.state.as_str() == row.state && f.entry.ended == Some(row.at));
+            let Some(found) = current else { continue };
+            if self.copies(row.id)?.is_empty() {
                 for key in [row.id.record_at(0), RecordKey::Own(row.id)] {
                     self.records.forget(&self.tables, key, row.id)?;
                 }
                 self.tables.delete_values(row.id)?;
+            } else {
+                // A copy that comes later must still find that the job ended.
+                let entry = found.entry;
+                self.tables
+                    .put_ended(row.id, row.at, entry.state, &entry.task, &found.queue)?;
             }
         }
         Ok(rows.len())

@@ -56,10 +56,15 @@ impl Switchboard {
         Self { dir, ..Self::default() }
     }
 
-    pub(super) fn open(&self, mailbox: Mailbox) -> mpsc::Receiver<Mail> {
+    /// A mailbox, and what tells when its reader is gone.
+    pub(super) fn open(&self, mailbox: Mailbox) -> (mpsc::Receiver<Mail>, mpsc::Sender<Mail>) {
         let (sender, receiver) = mpsc::channel(BOX);
-        lock(&self.boxes).insert(mailbox, sender);
-        receiver
+        lock(&self.boxes).insert(mailbox, sender.clone());
+        (receiver, sender)
+    }
+
+    pub(super) fn close(&self, mailbox: Mailbox) {
+        lock(&self.boxes).remove(&mailbox);
     }
 
     /// Sends a message to a mailbox, wherever it is.
@@ -178,7 +183,7 @@ impl Inbox {
             .spawn(move || {
                 let mut buffer = [0; FRAME * READ_FRAMES];
                 while let Ok(read) = file.read(&mut buffer) {
-                    if read == 0 || buffer[..read].first() == Some(&b'Q') {
+                    if read == 0 || buffer[..read].chunks(FRAME).any(|frame| frame[0] == b'Q') {
                         break;
                     }
                     board.received(mailbox, &buffer[..read]);

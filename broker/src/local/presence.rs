@@ -4,7 +4,8 @@
 //! The database file itself is never opened or locked beside SQLite: closing any handle of it
 //! would drop SQLite's own locks.
 
-use std::fs::{File, TryLockError};
+use std::fs::File;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -55,9 +56,16 @@ impl Drop for Presence {
 /// Whether the worker's lock is held.
 pub(super) fn alive(dir: &Path, worker: WorkerId) -> bool {
     match File::open(dir.join(format!("{worker}.worker"))) {
-        Ok(file) => matches!(file.try_lock(), Err(TryLockError::WouldBlock)),
-        Err(_) => false,
+        // Shared, so that two who look at once do not take each other for the worker.
+        Ok(file) => file.try_lock_shared().is_err(),
+        // What cannot be looked at is no proof of a death.
+        Err(error) => error.kind() != ErrorKind::NotFound,
     }
+}
+
+/// Whether not even a file says that this worker lived.
+pub(super) fn unheard_of(dir: &Path, worker: WorkerId) -> bool {
+    matches!(dir.join(format!("{worker}.worker")).try_exists(), Ok(false))
 }
 
 /// The processes that are gone but whose files are still there; `mine` are left alone.
@@ -75,7 +83,7 @@ pub(super) fn gone(dir: &Path, mine: impl Fn(Mailbox) -> bool) -> Vec<(Mailbox, 
             continue;
         }
         let Ok(file) = File::open(entry.path()) else { continue };
-        if file.try_lock().is_err() {
+        if file.try_lock_shared().is_err() {
             continue;
         }
         if kind == "draft" {

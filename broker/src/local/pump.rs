@@ -10,7 +10,7 @@ use tokio::sync::{Notify, mpsc, watch};
 use super::Local;
 use super::engine::Engine;
 use super::tables::CopyRow;
-use crate::backend::{Consumer, Delivery, DeliveryId, Flow, Subscription};
+use crate::backend::{Consumer, Delivery, DeliveryId, Flow, Settlement, Subscription};
 use crate::error::Result;
 
 /// The longest that a pump looks away: a wake-up may get lost.
@@ -59,27 +59,38 @@ impl Ledger {
         lock(&self.workers).contains(&worker)
     }
 
-    /// Whether the delivery holds one job and no more.
-    pub(super) fn alone(&self, delivery: DeliveryId) -> bool {
-        lock(&self.held).get(&delivery).is_some_and(|held| held.left.len() == 1)
+    /// The deliveries of which nothing is left once these are settled.
+    pub(super) fn ending(&self, settlements: &[Settlement]) -> Vec<DeliveryId> {
+        let mut settled: HashMap<DeliveryId, HashSet<JobId>> = HashMap::new();
+        for settlement in settlements {
+            settled
+                .entry(settlement.delivery)
+                .or_default()
+                .insert(settlement.copy.id());
+        }
+        let held = lock(&self.held);
+        settled
+            .into_iter()
+            .filter(|(delivery, ids)| held.get(delivery).is_some_and(|held| held.left.is_subset(ids)))
+            .map(|(delivery, _)| delivery)
+            .collect()
     }
 
-    /// Notes that a job of the delivery is settled; answers the delivery when it was the last.
-    pub(super) fn settled(&self, delivery: DeliveryId, id: JobId) -> Option<DeliveryId> {
+    /// Notes that a job of the delivery is settled; with its last one the delivery is gone.
+    pub(super) fn settled(&self, delivery: DeliveryId, id: JobId) {
         let mut all = lock(&self.held);
-        let held = all.get_mut(&delivery)?;
+        let Some(held) = all.get_mut(&delivery) else { return };
         held.left.remove(&id);
         if !held.left.is_empty() {
-            return None;
+            return;
         }
-        let held = all.remove(&delivery)?;
+        let Some(held) = all.remove(&delivery) else { return };
         drop(all);
         let at = usize::from(held.class.number());
         let mut counts = lock(&held.counts.held);
         counts[at] = counts[at].saturating_sub(1);
         drop(counts);
         held.counts.freed.notify_one();
-        Some(delivery)
     }
 
     fn hold(&self, delivery: DeliveryId, parcel: &Parcel, counts: &Arc<Counts>) {
@@ -159,10 +170,11 @@ async fn take(
     free: [usize; 3],
 ) -> Result<(Vec<CopyRow>, Option<Timestamp>)> {
     let (worker, queue) = (subscription.worker, subscription.queue.clone());
+    let ledger = Arc::clone(&local.ledger);
     local
         .write(move |engine: &mut Engine<'_>| {
             let mut rows = Vec::new();
-            if engine.tables.paused(queue.as_str())?.is_some() {
+            if !ledger.knows(worker) || engine.tables.paused(queue.as_str())?.is_some() {
                 return Ok((rows, None));
             }
             for class in Class::ALL {

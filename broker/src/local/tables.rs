@@ -165,6 +165,14 @@ impl Tables<'_> {
         )
     }
 
+    /// The workers that hold parcels.
+    pub(super) fn owners(&self) -> Sql<Vec<WorkerId>> {
+        self.0
+            .prepare_cached("SELECT DISTINCT owner FROM copies INDEXED BY copies_state WHERE owner IS NOT NULL")?
+            .query_map([], |row| row.get(0).map(WorkerId::from_bytes))?
+            .collect()
+    }
+
     /// The parcels that may hold a job, in the order they came.
     pub(super) fn copies_of(&self, id: JobId) -> Sql<Vec<CopyRow>> {
         self.0

@@ -5,12 +5,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use millhand_broker::{Clock, JobView};
-use millhand_client::{EnqueueError, JobFailure, RawJob};
+use millhand_client::{Client, EnqueueError, JobFailure, RawJob};
 use millhand_proto::{JobId, Payload, PayloadError, QueueName, State, limits};
 
 use crate::args::{EnqueueArgs, Format, Global};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Ui, clean};
+use crate::show;
 use crate::times::When;
 use crate::views::{EnqueueJson, raw};
 
@@ -41,7 +42,25 @@ pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome 
     let view = super::unless_interrupted(Box::pin(waiting), || {
         format!("the job goes on; wait again with: millhand job wait {id}")
     });
-    result(&view.await?, ui)
+    match view.await {
+        Err(late) if late.exit == Exit::TimedOut => Err(explained(late, &client, id).await),
+        view => result(&view?, ui),
+    }
+}
+
+/// What keeps the job, as far as it can be told.
+async fn explained(mut late: Failure, client: &Client, id: JobId) -> Failure {
+    let Ok(Some(view)) = client.get(id).await else {
+        return late;
+    };
+    let sentence = show::sentence(&view, client.backend().now());
+    late.message = format!("{}. {sentence}", late.message);
+    if let Ok(workers) = client.backend().workers().await
+        && !workers.iter().any(|worker| worker.beat.queues.contains(&view.queue))
+    {
+        late.message = format!("{} No worker takes jobs from queue {}.", late.message, view.queue);
+    }
+    late
 }
 
 /// Prints the result of a job that ended, or says why there is none.

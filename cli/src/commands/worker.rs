@@ -15,6 +15,16 @@ pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
     let settings = super::settings(global)?;
     let level = level()?;
     let refused = |e: &dyn std::fmt::Display| Failure::new(Exit::Usage, "settings", e.to_string());
+    if settings.tasks.is_empty() {
+        let file = settings
+            .file
+            .as_ref()
+            .map_or_else(|| "millhand.toml".into(), |f| f.display().to_string());
+        return Err(refused(&format!(
+            "there is no task: a worker needs a [tasks.NAME] with a command in {file}"
+        ))
+        .hint("a worker of tasks written in Rust is a program of your own: see the README"));
+    }
     if args.check {
         // Nothing is made by a check; a file that is there must be one that the worker can use.
         if matches!(&settings.broker, millhand_broker::BackendUrl::Sqlite(path) if path.exists()) {

@@ -62,7 +62,7 @@ impl Hop {
                     };
                     let (since, times): (i64, u32) = rmp_serde::from_slice(value).map_err(|_| wrong())?;
                     let since = Timestamp::from_micros(since);
-                    if !since.is_plausible() {
+                    if !since.is_plausible() || i32::try_from(times).is_err() {
                         return Err(wrong());
                     }
                     hop.parked = Some(Parked { since, times });

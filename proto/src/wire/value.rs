@@ -77,7 +77,9 @@ pub(super) fn uint(field: &str, mut value: &[u8]) -> Result<u64, WireError> {
 }
 
 pub(super) fn small(field: &str, value: &[u8]) -> Result<u32, WireError> {
-    u32::try_from(uint(field, value)?).map_err(|_| wrong(field, "a number below 2^32"))
+    // Room is left to count on: what is added to it later must not overflow.
+    let number = i32::try_from(uint(field, value)?).map_err(|_| wrong(field, "a number below 2^31"))?;
+    Ok(number.unsigned_abs())
 }
 
 pub(super) fn bin<'a>(field: &str, value: &'a [u8]) -> Result<&'a [u8], WireError> {
