@@ -15,7 +15,8 @@ const SOON: Duration = Duration::from_secs(10);
 
 fn core(n: u64) -> Core {
     Core {
-        id: JobId::minted(Timestamp::MIN_WIRE, n, 0),
+        // Spread, as random numbers are.
+        id: JobId::minted(Timestamp::MIN_WIRE, n.wrapping_mul(0x9e37_79b9_7f4a_7c15), 0),
         task: TaskName::new("act").unwrap(),
         args: Payload::encode("args").unwrap().bytes,
         codec: 0,
@@ -225,4 +226,93 @@ fn eight_at_once_make_one_file() {
             }
         });
     }
+}
+
+async fn consume(backend: &dyn Backend, worker: u8) -> millhand_broker::Consumer {
+    let subscription = Subscription {
+        worker: Mailbox::from_random([worker; 16]),
+        queue: QueueName::default(),
+        prefetch: 4,
+    };
+    backend.consume(subscription).await.unwrap()
+}
+
+#[tokio::test]
+async fn a_worker_that_leaves_takes_nothing_with_it() {
+    for round in 0..30 {
+        let dir = tempfile::tempdir().unwrap();
+        let backend = Sqlite::open(dir.path().join("jobs.db")).unwrap();
+        let consumer = consume(&*backend, 1).await;
+        let (flow, mut deliveries) = (consumer.flow, consumer.deliveries);
+        tokio::spawn(async move { while deliveries.recv().await.is_some() {} });
+        // It is told to stop while a producer enqueues.
+        for n in 0..1 + round % 8 {
+            push(&*backend, core(n)).await;
+        }
+        drop(flow);
+        backend.leave(Mailbox::from_random([1; 16])).await.unwrap();
+        // Whatever its consumer still asked for stands before this in the queue of the writing thread.
+        push(&*backend, core(100)).await;
+        let pending = backend.pending(Vec::new()).await.unwrap();
+        assert_eq!(pending.held, 0, "round {round}");
+    }
+}
+
+#[tokio::test]
+async fn parcels_of_an_owner_without_a_trace_come_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    let backend = Sqlite::open(&path).unwrap();
+    push(&*backend, core(1)).await;
+    // As in a backup that was taken while a worker held it.
+    let raw = Connection::open(&path).unwrap();
+    raw.execute("UPDATE copies SET owner = ?", [[9u8; 16]]).unwrap();
+    drop(raw);
+    let mut consumer = consume(&*backend, 1).await;
+    let delivery = tokio::time::timeout(SOON, consumer.deliveries.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!((delivery.parcel.jobs()[0].id(), delivery.redeliveries), (core(1).id, 1));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_read_sees_what_was_accepted_before_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let backend = Sqlite::open(dir.path().join("jobs.db")).unwrap();
+    let parcels: Vec<Parcel> = (0..100).map(|n| Parcel::pack(vec![core(n)]).unwrap()).collect();
+    let ids: Vec<JobId> = parcels.iter().map(|p| p.jobs()[0].id()).collect();
+    backend.push(parcels).await;
+    let others: Vec<_> = (0..2)
+        .map(|_| {
+            let (backend, ids) = (backend.clone(), ids.clone());
+            tokio::spawn(async move { while backend.read(ids.clone()).await.is_ok() {} })
+        })
+        .collect();
+    for n in 10_000..10_030 {
+        push(&*backend, core(n)).await;
+        let read = backend.read(vec![core(n).id]).await.unwrap();
+        assert!(read[0].is_some(), "job {n} was accepted and is not known");
+    }
+    for other in others {
+        other.abort();
+    }
+}
+
+#[tokio::test]
+async fn nothing_stays_of_a_mailbox_that_nobody_reads() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    let backend = Sqlite::open(&path).unwrap();
+    let files = || std::fs::read_dir(path.with_extension("db.workers")).map_or(0, Iterator::count);
+    for n in 0..20 {
+        drop(backend.watch(Mailbox::from_random([n; 16])).await.unwrap());
+    }
+    tokio::time::timeout(SOON, async {
+        while files() > 0 {
+            tokio::task::yield_now().await;
+        }
+    })
+    .await
+    .unwrap();
 }
