@@ -212,7 +212,14 @@ async fn open(local: &Local, row: CopyRow) -> Result<Option<Delivery>> {
         Some(p) if p.queue().as_str() != row.queue || p.class().number() != row.class => {
             let mut bad = bad;
             let why = format!("it is of queue {} and lay in {}", p.queue(), row.queue);
-            bad.extend(p.jobs().iter().map(|j| (Some(j.id()), why.clone(), row.body.clone())));
+            // The bytes are kept once, with the first of its jobs.
+            let bodies = std::iter::once(row.body.clone()).chain(std::iter::repeat(bytes::Bytes::new()));
+            bad.extend(
+                p.jobs()
+                    .iter()
+                    .zip(bodies)
+                    .map(|(j, body)| (Some(j.id()), why.clone(), body)),
+            );
             (None, bad)
         }
         parcel => (parcel, bad),
