@@ -635,3 +635,103 @@ fn released(copy: &JobCopy, release: Release, now: Timestamp) -> JobCopy {
         Release::Now => copy.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use millhand_proto::protocol::Situation;
+    use millhand_proto::{Core, Receipt, RetryWish, TaskName, TimeLimits};
+
+    use super::*;
+    use crate::local::schema;
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    fn copy(n: u64) -> JobCopy {
+        JobCopy::first(Core {
+            id: JobId::minted(Timestamp::MIN_WIRE, n.wrapping_mul(0x9e37_79b9_7f4a_7c15), 0),
+            task: TaskName::new("act").expect("a name"),
+            args: Payload::encode("args").expect("text").bytes,
+            codec: 0,
+            task_version: 0,
+            queue: QueueName::default(),
+            class: Class::Normal,
+            enqueued_at: Timestamp::MIN_WIRE,
+            not_before: None,
+            expires: None,
+            limits: TimeLimits::default(),
+            retry: RetryWish::default(),
+            tags: Vec::new(),
+            parent: None,
+            root: None,
+            producer: None,
+            mailbox: None,
+            not_understood: Vec::new(),
+        })
+    }
+
+    /// Runs a job to its success or cancels it.
+    fn end(connection: &rusqlite::Connection, copy: &JobCopy, now: Timestamp, cancelled: bool) {
+        let mut engine = Engine::new(connection, now);
+        if cancelled {
+            engine.publish(copy.clone()).expect("published");
+            engine.act(&Act::Cancel(copy.id())).expect("cancelled");
+        } else {
+            let claim = Claim {
+                copy: copy.clone(),
+                situation: Situation {
+                    worker: Mailbox::from_random([1; 16]),
+                    owner_alive: false,
+                    running_here: false,
+                    not_understood: None,
+                    hard_limit: None,
+                    token: 1,
+                    now,
+                },
+            };
+            let Meeting::Run { fence, .. } = engine.claim(&claim, &|_| false).expect("claimed") else {
+                panic!("leave to run was expected")
+            };
+            let verdict = Verdict::Succeed {
+                fence,
+                result: Payload::encode("done").expect("text"),
+                receipt: Receipt::default(),
+                children: Vec::new(),
+            };
+            engine.settle(copy, &verdict).expect("settled");
+        }
+        engine.finish().expect("written");
+    }
+
+    #[test]
+    fn what_is_old_is_forgotten_unless_a_copy_may_still_come() {
+        let connection = schema::in_memory().expect("a database");
+        let start = Timestamp::MIN_WIRE;
+        // What is kept longer lies before what is not.
+        for n in 0..10 {
+            end(&connection, &copy(n), start, true);
+        }
+        let (done, copied) = (copy(100), copy(101));
+        end(&connection, &done, start, false);
+        end(&connection, &copied, start, false);
+        let mut engine = Engine::new(&connection, start);
+        engine.publish(copied.clone()).expect("published");
+        engine.finish().expect("written");
+
+        let known = |after: Duration| {
+            let mut engine = Engine::new(&connection, start.plus(after));
+            engine.sweep(4).expect("swept");
+            engine.finish().expect("written");
+            let engine = Engine::new(&connection, start.plus(after));
+            [copy(0).id(), done.id(), copied.id()].map(|id| {
+                let view = engine.view(id).expect("a read");
+                view.map(|v| v.entry.state)
+            })
+        };
+        let (cancelled, succeeded) = (Some(State::Cancelled), Some(State::Succeeded));
+        assert_eq!(known(DAY / 2), [cancelled, succeeded, succeeded]);
+        assert_eq!(known(DAY * 2), [cancelled, None, succeeded]);
+        assert_eq!(known(DAY * 8), [None, None, succeeded]);
+    }
+}

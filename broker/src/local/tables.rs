@@ -328,8 +328,9 @@ impl Tables<'_> {
     /// The oldest lines of the history that ended before `before`.
     pub(super) fn oldest_ended(&self, succeeded: bool, before: Timestamp, limit: usize) -> Sql<Vec<EndedRow>> {
         let sql = if succeeded {
-            // Ordered by seq, which is ordered by time: stops at once when the oldest is young.
-            "SELECT seq, id, at, state FROM (SELECT * FROM ended ORDER BY seq LIMIT ?2) WHERE at < ?1 AND state = 'succeeded'"
+            // Ordered by seq, which is ordered by time: stops when the oldest are young. What is kept
+            // longer lies before them and is passed over.
+            "SELECT seq, id, at, state FROM (SELECT * FROM ended WHERE state = 'succeeded' ORDER BY seq LIMIT ?2) WHERE at < ?1"
         } else {
             "SELECT seq, id, at, state FROM (SELECT * FROM ended INDEXED BY ended_others WHERE state <> 'succeeded' ORDER BY seq LIMIT ?2) WHERE at < ?1"
         };
