@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use millhand::{Backend, Client, Context, Enqueued, Failure, Job, State, Task, Worker};
 use millhand_broker::faults::{Door, Fault, Faulty};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 
 const LONG: Duration = Duration::from_secs(30);
 
@@ -23,17 +24,32 @@ impl Task for Try {
 }
 
 async fn attempt(job: Try, cx: Context) -> Result<u32, Failure> {
-    cx.state::<Arc<AtomicU32>>()?.fetch_add(1, Ordering::SeqCst);
+    cx.state::<Runs>()?.add();
     if cx.attempt() <= job.failures {
         return Err(Failure::new("not yet"));
     }
     Ok(cx.attempt())
 }
 
+/// How many runs there were, and word of each.
+#[derive(Clone, Default)]
+struct Runs(Arc<(AtomicU32, Notify)>);
+
+impl Runs {
+    fn add(&self) {
+        self.0.0.fetch_add(1, Ordering::SeqCst);
+        self.0.1.notify_one();
+    }
+
+    async fn next(self) {
+        self.0.1.notified().await;
+    }
+}
+
 struct Bench {
     faulty: Arc<Faulty>,
     client: Client,
-    runs: Arc<AtomicU32>,
+    runs: Runs,
 }
 
 impl Bench {
@@ -42,17 +58,17 @@ impl Bench {
         Self {
             client: Client::new(faulty.clone()),
             faulty,
-            runs: Arc::default(),
+            runs: Runs::default(),
         }
     }
 
     fn worker(&self) -> Worker {
         let backend: Arc<dyn Backend> = self.faulty.clone();
-        Worker::new(backend).state(Arc::clone(&self.runs)).on_async(attempt)
+        Worker::new(backend).state(self.runs.clone()).on_async(attempt)
     }
 
     fn runs(&self) -> u32 {
-        self.runs.load(Ordering::SeqCst)
+        self.runs.0.0.load(Ordering::SeqCst)
     }
 }
 
@@ -114,13 +130,8 @@ async fn a_worker_stops_even_if_nothing_can_be_settled() {
     let bench = Bench::new();
     bench.client.enqueue(Try { failures: 0 }).await.unwrap();
     bench.faulty.plan(Door::Settle, Fault::RequestLost, 1_000_000);
-    let runs = Arc::clone(&bench.runs);
     let started = Instant::now();
-    let ran = async move {
-        while runs.load(Ordering::SeqCst) == 0 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
+    let ran = bench.runs.clone().next();
     bench.worker().grace(Duration::from_millis(50)).run(ran).await.unwrap();
     assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
     // It is not forgotten: the next worker runs it again.

@@ -129,13 +129,10 @@ fn a_planted_wrong_dependency_is_seen() {
     let bad = [
         ("millhand-broker", "[dependencies]\nmillhand-client.workspace = true"),
         ("millhand-broker", "[dependencies]\nmillhand-broker = { path = \".\" }"),
+        ("millhand-client", "[dependencies.millhand-worker]\npath = \"w\""),
         (
             "millhand-client",
-            "[dependencies.millhand-worker]\npath = \"../worker\"",
-        ),
-        (
-            "millhand-client",
-            "[dependencies.w]\npath = \"../worker\"\npackage = \"millhand-worker\"",
+            "[dependencies.w]\npath = \"w\"\npackage = \"millhand-worker\"",
         ),
         (
             "millhand-worker",

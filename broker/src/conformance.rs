@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use millhand_proto::protocol::{Meeting, Situation};
 use millhand_proto::{
-    AttemptEnd, AttemptNote, Class, Core, ErrorText, Fence, JobId, Leaving, Mailbox, Parcel, Payload, QueueName,
-    Receipt, RetryWish, State, Successor, TaskName, TimeLimits, Timestamp, WorkerId,
+    AttemptEnd, AttemptNote, Core, ErrorText, Fence, JobId, Leaving, Mailbox, Parcel, Payload, QueueName, Receipt,
+    State, Successor, TaskName, Timestamp, WorkerId,
 };
 
 use crate::backend::{
@@ -153,25 +153,10 @@ fn id(n: u64) -> JobId {
 }
 
 fn core(id: JobId, now: Timestamp) -> Core {
+    let task = TaskName::new("act").expect("a task name");
     Core {
-        id,
-        task: TaskName::new("act").expect("a task name"),
         args: Payload::encode("args").expect("text encodes").bytes,
-        codec: 0,
-        task_version: 0,
-        queue: QueueName::default(),
-        class: Class::Normal,
-        enqueued_at: now,
-        not_before: None,
-        expires: None,
-        limits: TimeLimits::default(),
-        retry: RetryWish::default(),
-        tags: Vec::new(),
-        parent: None,
-        root: None,
-        producer: None,
-        mailbox: None,
-        not_understood: Vec::new(),
+        ..Core::new(id, task, QueueName::default(), now)
     }
 }
 

@@ -6,34 +6,18 @@ use std::time::Duration;
 
 use millhand_broker::sqlite::Sqlite;
 use millhand_broker::{Act, Acted, Backend, Error, Mail, Pushed, Subscription};
-use millhand_proto::{
-    Class, Core, JobId, Mailbox, Parcel, Payload, QueueName, RetryWish, State, TaskName, TimeLimits, Timestamp,
-};
+use millhand_proto::{Core, JobId, Mailbox, Parcel, Payload, QueueName, State, TaskName, Timestamp};
 use rusqlite::Connection;
 
 const SOON: Duration = Duration::from_secs(10);
 
 fn core(n: u64) -> Core {
+    // Spread, as random numbers are.
+    let id = JobId::minted(Timestamp::MIN_WIRE, n.wrapping_mul(0x9e37_79b9_7f4a_7c15), 0);
+    let task = TaskName::new("act").unwrap();
     Core {
-        // Spread, as random numbers are.
-        id: JobId::minted(Timestamp::MIN_WIRE, n.wrapping_mul(0x9e37_79b9_7f4a_7c15), 0),
-        task: TaskName::new("act").unwrap(),
         args: Payload::encode("args").unwrap().bytes,
-        codec: 0,
-        task_version: 0,
-        queue: QueueName::default(),
-        class: Class::Normal,
-        enqueued_at: Timestamp::MIN_WIRE,
-        not_before: None,
-        expires: None,
-        limits: TimeLimits::default(),
-        retry: RetryWish::default(),
-        tags: vec![],
-        parent: None,
-        root: None,
-        producer: None,
-        mailbox: None,
-        not_understood: vec![],
+        ..Core::new(id, task, QueueName::default(), Timestamp::MIN_WIRE)
     }
 }
 

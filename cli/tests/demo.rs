@@ -1,12 +1,13 @@
 //! The demo, as the program runs it, on small folders of all kinds.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod place;
+
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::symlink;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
@@ -295,16 +296,6 @@ fn children(pid: u32) -> Vec<u32> {
     all
 }
 
-fn interrupt(child: &Child, signal: &str) {
-    assert!(
-        Command::new("kill")
-            .args([signal, &child.id().to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
-}
-
 #[test]
 #[cfg(target_os = "linux")]
 fn ctrl_c_leaves_nothing_behind() {
@@ -314,15 +305,13 @@ fn ctrl_c_leaves_nothing_behind() {
     }
     for signal in ["-INT", "-TERM", "-HUP"] {
         let child = bench.command(&["."]).spawn().unwrap();
-        let started = Instant::now();
         // In the middle of the work: when children are there.
         let mut born = Vec::new();
-        while born.is_empty() {
-            assert!(started.elapsed() < Duration::from_secs(60));
-            std::thread::sleep(Duration::from_millis(5));
+        place::until("children", || {
             born = children(child.id());
-        }
-        interrupt(&child, signal);
+            !born.is_empty()
+        });
+        place::signal(&child, signal);
         let output = child.wait_with_output().unwrap();
         assert_eq!(output.status.code(), Some(130), "{signal}: {output:?}");
         assert!(output.stdout.is_empty(), "{signal}: {output:?}");

@@ -4,10 +4,9 @@
 mod place;
 
 use std::io::Write;
-use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::Stdio;
 
-use place::{Place, json, text};
+use place::{Place, json, signal, text, until};
 
 #[test]
 fn two_terminals_count_words() {
@@ -207,20 +206,13 @@ fn an_interrupt_is_130() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    // It waits once its job is there.
-    let started = Instant::now();
-    while started.elapsed() < Duration::from_secs(10) {
-        if place.run(&["job", "list", "--json"]).status.success() {
-            break;
-        }
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    std::thread::sleep(Duration::from_millis(500));
-    let killed = Command::new("kill")
-        .args(["-INT", &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(killed.success());
+    // Who waits has a mailbox.
+    let mailboxes = place.path().join("millhand.db.workers");
+    until("a mailbox", || {
+        let mut files = std::fs::read_dir(&mailboxes).into_iter().flatten().flatten();
+        files.any(|file| file.path().extension().is_some_and(|kind| kind == "waiter"))
+    });
+    signal(&child, "-INT");
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(130), "{}", text(&output.stderr));
 }

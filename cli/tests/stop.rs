@@ -5,10 +5,8 @@ mod place;
 
 use std::fs;
 use std::path::Path;
-use std::process::{Child, Command};
-use std::time::{Duration, Instant};
 
-use place::{Place, Running, json};
+use place::{Place, Running, json, signal, until};
 
 /// Each run writes a line to `runs` and its process id to `pid`, then waits for the file `go`.
 const TASKS: &str = r#"
@@ -28,31 +26,11 @@ fn place() -> Place {
     place
 }
 
-fn until(what: &str, mut done: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !done() {
-        assert!(
-            started.elapsed() < Duration::from_secs(30),
-            "waited too long for {what}"
-        );
-        // Another process's file has no event to await.
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
 fn runs(place: &Path) -> usize {
     fs::read_to_string(place.join("runs"))
         .unwrap_or_default()
         .lines()
         .count()
-}
-
-fn signal(child: &Child, name: &str) {
-    let sent = Command::new("kill")
-        .args([name, &child.id().to_string()])
-        .status()
-        .unwrap();
-    assert!(sent.success());
 }
 
 fn started(place: &Place) -> Running {

@@ -444,26 +444,7 @@ impl<'c> Engine<'c> {
         {
             return Ok(());
         }
-        let core = millhand_proto::Core {
-            id,
-            task,
-            args: Bytes::new(),
-            codec: 0,
-            task_version: 0,
-            queue: queue.clone(),
-            class: Class::Normal,
-            enqueued_at: self.now,
-            not_before: None,
-            expires: None,
-            limits: millhand_proto::TimeLimits::default(),
-            retry: millhand_proto::RetryWish::default(),
-            tags: Vec::new(),
-            parent: None,
-            root: None,
-            producer: None,
-            mailbox: None,
-            not_understood: Vec::new(),
-        };
+        let core = millhand_proto::Core::new(id, task, queue.clone(), self.now);
         let mut entry = adopt(None, &JobCopy::first(core));
         entry.state = State::Dead;
         entry.ended = Some(self.now);
@@ -641,7 +622,7 @@ mod tests {
     use std::time::Duration;
 
     use millhand_proto::protocol::Situation;
-    use millhand_proto::{Core, Receipt, RetryWish, TaskName, TimeLimits};
+    use millhand_proto::{Core, Receipt, TaskName};
 
     use super::*;
     use crate::local::schema;
@@ -649,26 +630,9 @@ mod tests {
     const DAY: Duration = Duration::from_secs(86_400);
 
     fn copy(n: u64) -> JobCopy {
-        JobCopy::first(Core {
-            id: JobId::minted(Timestamp::MIN_WIRE, n.wrapping_mul(0x9e37_79b9_7f4a_7c15), 0),
-            task: TaskName::new("act").expect("a name"),
-            args: Payload::encode("args").expect("text").bytes,
-            codec: 0,
-            task_version: 0,
-            queue: QueueName::default(),
-            class: Class::Normal,
-            enqueued_at: Timestamp::MIN_WIRE,
-            not_before: None,
-            expires: None,
-            limits: TimeLimits::default(),
-            retry: RetryWish::default(),
-            tags: Vec::new(),
-            parent: None,
-            root: None,
-            producer: None,
-            mailbox: None,
-            not_understood: Vec::new(),
-        })
+        let id = JobId::minted(Timestamp::MIN_WIRE, n.wrapping_mul(0x9e37_79b9_7f4a_7c15), 0);
+        let task = TaskName::new("act").expect("a name");
+        JobCopy::first(Core::new(id, task, QueueName::default(), Timestamp::MIN_WIRE))
     }
 
     /// Runs a job to its success or cancels it.

@@ -35,14 +35,7 @@ impl Drop for Running {
             return;
         }
         let _ = Command::new("kill").arg(self.0.id().to_string()).status();
-        let started = Instant::now();
-        while started.elapsed() < Duration::from_secs(10) {
-            if matches!(self.0.try_wait(), Ok(Some(_))) {
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        let _ = self.0.kill();
+        // It ends within its grace and a few seconds, whatever happens.
         let _ = self.0.wait();
     }
 }
@@ -84,6 +77,26 @@ impl Place {
     pub fn worker(&self) -> Running {
         Running(self.command(&["worker"]).stderr(Stdio::null()).spawn().unwrap())
     }
+}
+
+/// Looks again and again: what another process does to files and processes is no event here.
+pub fn until(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "waited too long for {what}"
+        );
+        std::thread::park_timeout(Duration::from_millis(5));
+    }
+}
+
+pub fn signal(child: &Child, name: &str) {
+    let sent = Command::new("kill")
+        .args([name, &child.id().to_string()])
+        .status()
+        .unwrap();
+    assert!(sent.success());
 }
 
 pub fn text(bytes: &[u8]) -> String {

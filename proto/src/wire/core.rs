@@ -55,6 +55,33 @@ pub struct Core {
     pub not_understood: Vec<String>,
 }
 
+impl Core {
+    /// A job of this task that says nothing else: no arguments, defaults everywhere.
+    #[must_use]
+    pub fn new(id: JobId, task: TaskName, queue: QueueName, enqueued_at: Timestamp) -> Self {
+        Self {
+            id,
+            task,
+            args: Bytes::new(),
+            codec: 0,
+            task_version: 0,
+            queue,
+            class: Class::default(),
+            enqueued_at,
+            not_before: None,
+            expires: None,
+            limits: TimeLimits::default(),
+            retry: RetryWish::default(),
+            tags: Vec::new(),
+            parent: None,
+            root: None,
+            producer: None,
+            mailbox: None,
+            not_understood: Vec::new(),
+        }
+    }
+}
+
 /// Fields as they are found, header first, then the job's own over them.
 #[derive(Default)]
 pub(super) struct Draft {
