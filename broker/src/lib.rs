@@ -12,6 +12,7 @@ mod error;
 pub mod faults;
 mod local;
 pub mod memory;
+mod pair;
 pub mod sqlite;
 mod url;
 mod view;

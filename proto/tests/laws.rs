@@ -511,7 +511,10 @@ impl World {
                     let again = finish(Some(after), copy, fence, end, Receipt::default(), self.now);
                     assert_eq!(again, (Written::Already, None), "a repeated finish does nothing");
                 }
-                Step::Acknowledge
+                match written {
+                    Written::Stale => Step::Meet,
+                    Written::Already | Written::Applied => Step::Acknowledge,
+                }
             }
             Step::Leave {
                 fence,
@@ -535,7 +538,8 @@ impl World {
                     );
                 }
                 match written {
-                    Written::Stale => Step::Acknowledge,
+                    // Met again, never just dropped: who wrote past it may hold no copy of it.
+                    Written::Stale => Step::Meet,
                     Written::Already | Written::Applied => Step::Publish { successor },
                 }
             }
@@ -561,7 +565,8 @@ impl World {
                     self.put(key, id, after);
                 }
                 match written {
-                    Written::Stale => Step::Acknowledge,
+                    // Met again, never just dropped: who wrote past it may hold no copy of it.
+                    Written::Stale => Step::Meet,
                     Written::Already | Written::Applied => Step::Release {
                         copy: copy.clone(),
                         visible: self.now,

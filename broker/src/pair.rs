@@ -1,0 +1,3 @@
+//! RabbitMQ carries, Redis remembers.
+
+pub(crate) mod queue;

@@ -1,0 +1,117 @@
+#![allow(dead_code)]
+//! What carries parcels: it publishes, delivers and takes acknowledgements, and knows no record.
+
+use std::fmt::Debug;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millhand_proto::{Class, QueueName, Timestamp, WorkerId};
+use tokio::sync::{mpsc, watch};
+
+use crate::backend::{BoxFuture, DeliveryId, Flow, Pushed, Subscription};
+use crate::error::Result;
+
+/// The queue under the pair. Every call takes a batch; calls may run side by side.
+pub(crate) trait Queue: Send + Sync + Debug {
+    /// Where it is, without secrets.
+    fn place(&self) -> String;
+    /// Makes messages durable: one answer each, in order. It waits out short faults; what it could
+    /// not send in time is `Rejected`, what it sent without learning the end is `Unknown`.
+    fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Vec<Pushed>>;
+    /// Starts to deliver. A fault of the connection does not end it: it is rebuilt, and what was
+    /// delivered before is told to be [`Arrived::Lost`].
+    fn consume(&self, subscription: Subscription) -> BoxFuture<'_, Result<Arrivals>>;
+    /// Ends deliveries. Those of a connection that is gone are passed over: they come again.
+    fn acknowledge(&self, deliveries: Vec<DeliveryId>);
+    /// Ends a worker's consumers; what it still holds goes back.
+    fn leave(&self, worker: WorkerId) -> BoxFuture<'_, ()>;
+    /// Ready messages of each queue, all classes together.
+    fn depths(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Vec<u64>>>;
+    /// Empties a queue of its ready messages, all classes; answers how many they were.
+    fn purge(&self, queue: QueueName) -> BoxFuture<'_, Result<u64>>;
+    /// Takes up to so many messages out of a side queue. They are gone when they are acknowledged.
+    fn take(&self, from: Side, most: usize) -> BoxFuture<'_, Result<Vec<Arrival>>>;
+    /// Messages in a side queue.
+    fn depth_of(&self, side: Side) -> BoxFuture<'_, Result<u64>>;
+}
+
+/// A message on its way in.
+#[derive(Clone, Debug)]
+pub(crate) struct Outgoing {
+    /// Where to.
+    pub(crate) to: Route,
+    /// The parcel.
+    pub(crate) body: Bytes,
+}
+
+/// Where a message goes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// To its queue at once.
+    Work(QueueName, Class),
+    /// To its queue after this long, rounded up to whole seconds; what is longer than the ladder
+    /// comes early, is met *not due*, and goes round again.
+    Later(QueueName, Class, Duration),
+    /// Aside; kept for so long at most where that is less than the side queue keeps anyway.
+    Side(Side, Option<Duration>),
+}
+
+/// The queues beside those that work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum Side {
+    /// Backup of the records of dead jobs.
+    Dead,
+    /// What found no route, or was delivered too often.
+    Lost,
+    /// What is no parcel; bounded.
+    Unreadable,
+}
+
+/// The receiving end of a subscription. Dropping `flow` ends it.
+#[derive(Debug)]
+pub(crate) struct Arrivals {
+    pub(crate) arrived: mpsc::Receiver<Arrived>,
+    pub(crate) flow: watch::Sender<Flow>,
+}
+
+/// What a subscription tells.
+#[derive(Debug)]
+pub(crate) enum Arrived {
+    /// A message came.
+    Message(Arrival),
+    /// A channel was lost with all that it had delivered: those ids end here and come again.
+    Lost(Generation),
+}
+
+/// One channel, from its opening to its loss. A delivery's id is its channel's generation and the
+/// channel's delivery tag in one number, so that neither needs a table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct Generation(pub(crate) u64);
+
+impl Generation {
+    const TAG_BITS: u32 = 40;
+
+    /// The delivery with this tag.
+    pub(crate) fn delivery(self, tag: u64) -> DeliveryId {
+        DeliveryId(self.0 << Self::TAG_BITS | tag & ((1 << Self::TAG_BITS) - 1))
+    }
+
+    /// The generation and tag of a delivery.
+    pub(crate) fn of(delivery: DeliveryId) -> (Self, u64) {
+        let tag = delivery.0 & ((1 << Self::TAG_BITS) - 1);
+        (Self(delivery.0 >> Self::TAG_BITS), tag)
+    }
+}
+
+/// A message in hands.
+#[derive(Clone, Debug)]
+pub(crate) struct Arrival {
+    pub(crate) id: DeliveryId,
+    pub(crate) body: Bytes,
+    /// How often it had been delivered before.
+    pub(crate) redeliveries: u32,
+    /// When it was published, by the publisher's clock, where the message tells.
+    pub(crate) published_at: Option<Timestamp>,
+    /// When it came, by this machine's clock.
+    pub(crate) taken_at: Timestamp,
+}
