@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 
-use millhand_proto::protocol::{Meeting, Situation};
+use millhand_proto::protocol::{Meeting, Situation, parked_copy, watch_again};
 use millhand_proto::{
     AttemptNote, Fence, JobCopy, JobId, Mailbox, Parcel, Payload, QueueName, Receipt, Successor, Timestamp, WorkerId,
 };
@@ -31,6 +31,10 @@ pub struct Facts {
     pub detach: bool,
     /// How long after a worker's death its jobs run again, at the most.
     pub notices_death_within: std::time::Duration,
+    /// Whether the arguments of every waiting job can be looked at, not only of delayed ones.
+    pub keeps_waiting_arguments: bool,
+    /// Whether a cancel of a job that was never seen stands, since its copy may still come.
+    pub cancels_strangers: bool,
 }
 
 /// What became of a pushed parcel.
@@ -154,6 +158,8 @@ pub enum Verdict {
         /// Where the time went.
         receipt: Option<Receipt>,
     },
+    /// It runs long: a watch copy looks after it from now on, and its delivery is let go.
+    Detach,
     /// The record says leaving: publish that successor again and write its confirm.
     Replay(Successor),
     /// It ran and goes back uncounted: the worker stops.
@@ -176,6 +182,24 @@ pub enum Release {
     Parked(Timestamp),
     /// Back to the queue at once: no slot, a pause, a stop.
     Now,
+    /// The same, and in a parcel of its own: what it came with may be what kills workers.
+    Alone,
+}
+
+impl Release {
+    /// The copy that goes back.
+    pub(crate) fn of(self, copy: &JobCopy, now: Timestamp) -> JobCopy {
+        match self {
+            Self::Busy(until) => watch_again(copy, until),
+            Self::Parked(until) => parked_copy(copy, until, now),
+            Self::NotDue(due) => {
+                let mut copy = copy.clone();
+                copy.hop.due = Some(due);
+                copy
+            }
+            Self::Now | Self::Alone => copy.clone(),
+        }
+    }
 }
 
 /// What became of a settlement.
@@ -183,7 +207,8 @@ pub enum Release {
 pub enum Settled {
     /// Done, also when it had been done before.
     Done,
-    /// A newer claim stands: the outcome was thrown away, the copy acknowledged.
+    /// A newer claim stands: the outcome was thrown away. The copy is still held and is to be met
+    /// again: who wrote past it may hold none (a store that was restored tells of old claims).
     Stale,
 }
 
@@ -194,6 +219,8 @@ pub enum Act {
     Cancel(JobId),
     /// Try a dead job again.
     Retry(JobId),
+    /// Run a scheduled job now.
+    RunNow(JobId),
     /// Forget an ended job.
     Drop(JobId),
     /// Tell this mailbox when it ends.
@@ -233,6 +260,18 @@ pub struct Controlled {
     pub jobs: usize,
     /// Whether more may be waiting: a purge takes a bounded piece at a time.
     pub more: bool,
+}
+
+/// Hears how many dead copies were looked at; answers whether to go on.
+pub type Looked = dyn FnMut(usize) -> bool + Send;
+
+/// What looking through the backup of the dead did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Rebuilt {
+    /// Copies that were looked at.
+    pub looked_at: usize,
+    /// Dead jobs of which nothing was known any more.
+    pub remembered: usize,
 }
 
 /// A message to a process.
@@ -311,4 +350,14 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn workers(&self) -> BoxFuture<'_, Result<Vec<WorkerView>>>;
     /// What is still to do in these queues (all when empty).
     fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>>;
+    /// Remembers dead jobs again whose records were lost, from their backup in the queue; there is
+    /// nothing to do where queue and store are one.
+    fn rebuild<'a>(&'a self, progress: &'a mut Looked) -> BoxFuture<'a, Result<Rebuilt>> {
+        let _ = progress;
+        Box::pin(async { Ok(Rebuilt::default()) })
+    }
+    /// Waits for what was promised to be written soon, such as the sight of accepted jobs.
+    fn close(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
 }

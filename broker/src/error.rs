@@ -36,4 +36,11 @@ impl Error {
             source: source.into(),
         }
     }
+
+    pub(crate) fn unusable(what: &str, problem: String) -> Self {
+        Self::Unusable {
+            what: what.to_owned(),
+            problem,
+        }
+    }
 }

@@ -10,16 +10,18 @@ mod coalesce;
 pub mod conformance;
 mod error;
 pub mod faults;
+mod io;
 mod local;
 pub mod memory;
 mod pair;
+mod redis;
 pub mod sqlite;
 mod url;
 mod view;
 
 pub use backend::{
-    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Delivery, DeliveryId, Facts, Flow, Mail,
-    Pending, Pushed, Release, Settled, Settlement, Subscription, Verdict,
+    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Delivery, DeliveryId, Facts, Flow, Looked,
+    Mail, Pending, Pushed, Rebuilt, Release, Settled, Settlement, Subscription, Verdict,
 };
 pub use clock::Clock;
 pub use coalesce::Coalescer;

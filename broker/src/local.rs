@@ -250,9 +250,7 @@ impl Shared {
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
         let settlements = Arc::new(settlements);
-        // A delivery ends in the transaction that settles the last of its jobs.
-        let ending = self.0.ledger.ending(&settlements);
-        let work = Arc::clone(&settlements);
+        let (work, ledger) = (Arc::clone(&settlements), Arc::clone(&self.0.ledger));
         let settled = self
             .0
             .write(move |engine| {
@@ -260,13 +258,15 @@ impl Shared {
                     .iter()
                     .map(|settlement| engine.settle(&settlement.copy, &settlement.verdict))
                     .collect::<Sql<Vec<_>>>()?;
-                for delivery in &ending {
-                    engine.tables.delete(pump::row(*delivery))?;
+                // A delivery ends in the transaction that settles the last of its jobs.
+                let done = work.iter().zip(&settled).filter(|(_, s)| **s == Settled::Done);
+                for delivery in ledger.ending(done.map(|(settlement, _)| settlement)) {
+                    engine.tables.delete(pump::row(delivery))?;
                 }
                 Ok(settled)
             })
             .await?;
-        for settlement in settlements.iter() {
+        for (settlement, _) in settlements.iter().zip(&settled).filter(|(_, s)| **s == Settled::Done) {
             self.0.ledger.settled(settlement.delivery, settlement.copy.id());
         }
         Ok(settled)
@@ -335,7 +335,7 @@ impl Shared {
                         place.insert(QueueView {
                             name: queue,
                             queued: 0,
-                            scheduled: 0,
+                            scheduled: Some(0),
                             held: 0,
                             oldest: None,
                             paused: tables.paused(&name)?,
@@ -353,7 +353,7 @@ impl Shared {
                             view.queued += row.jobs;
                             view.oldest = Some(row.oldest);
                         }
-                        (false, false) => view.scheduled += row.jobs,
+                        (false, false) => view.scheduled = view.scheduled.map(|jobs| jobs + row.jobs),
                     }
                 }
                 for (queue, item) in unreadable {
@@ -399,6 +399,8 @@ impl Backend for Shared {
             shared: file,
             detach: false,
             notices_death_within: if file { Duration::from_secs(1) } else { Duration::ZERO },
+            keeps_waiting_arguments: true,
+            cancels_strangers: false,
         }
     }
 

@@ -1,5 +1,6 @@
 //! What people and programs read.
 
+use serde::{Deserialize, Serialize};
 use millhand_proto::{Class, Entry, JobId, Payload, QueueName, State, TaskName, Timestamp, WorkerId};
 
 /// All that is known of a job.
@@ -50,8 +51,8 @@ pub struct QueueView {
     pub name: QueueName,
     /// Jobs that wait and are due.
     pub queued: u64,
-    /// Jobs that are not due.
-    pub scheduled: u64,
+    /// Jobs that are not due; `None` where they wait in places that all queues share.
+    pub scheduled: Option<u64>,
     /// Jobs in a worker's hands.
     pub held: u64,
     /// Since when the oldest due job waits.
@@ -74,7 +75,7 @@ pub struct Unreadable {
 }
 
 /// What a worker says of itself.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkerBeat {
     /// This boot.
     pub worker: WorkerId,
@@ -99,4 +100,20 @@ pub struct WorkerView {
     pub beat: WorkerBeat,
     /// When.
     pub at: Timestamp,
+}
+
+impl WorkerBeat {
+    /// A worker that has not said more yet.
+    #[must_use]
+    pub fn new(worker: WorkerId, started: Timestamp, queues: Vec<QueueName>) -> Self {
+        Self {
+            worker,
+            host: String::new(),
+            pid: std::process::id(),
+            started,
+            queues,
+            slots: 0,
+            running: 0,
+        }
+    }
 }

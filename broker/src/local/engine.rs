@@ -3,8 +3,7 @@
 
 use bytes::Bytes;
 use millhand_proto::protocol::{
-    Cancel, End, Meeting, Written, adopt, cancel, confirm, finish, give_back, leave, meet, parked_copy, retry,
-    watch_again,
+    Cancel, End, Meeting, Written, adopt, cancel, confirm, finish, give_back, leave, meet, retry,
 };
 use millhand_proto::{
     Class, Entry, JobCopy, JobId, Leaving, Mailbox, Parcel, Payload, QueueName, RecordKey, State, Timestamp, WorkerId,
@@ -13,7 +12,7 @@ use millhand_proto::{
 
 use super::records::Records;
 use super::tables::{CopyRow, NewCopy, Sql, Tables, copy_in};
-use crate::backend::{Act, Acted, Claim, Pushed, Release, Settled, Verdict};
+use crate::backend::{Act, Acted, Claim, Pushed, Settled, Verdict};
 use crate::view::{JobFilter, JobPage, JobView};
 
 /// What others must be told after the commit.
@@ -121,9 +120,10 @@ impl<'c> Engine<'c> {
         let key = id.record_at(copy.hop.hand);
         let place = || (key, copy.core.queue.clone(), copy.core.class);
         match verdict {
-            Verdict::Acknowledge => Ok(Settled::Done),
+            // A delivery is held here as long as its job runs, at no cost.
+            Verdict::Acknowledge | Verdict::Detach => Ok(Settled::Done),
             Verdict::Release(release) => {
-                self.publish(released(copy, *release, self.now))?;
+                self.publish(release.of(copy, self.now))?;
                 Ok(Settled::Done)
             }
             Verdict::Succeed {
@@ -293,6 +293,7 @@ impl<'c> Engine<'c> {
         match act {
             Act::Cancel(id) => self.cancel(*id, "cancelled"),
             Act::Retry(id) => self.retry(*id),
+            Act::RunNow(id) => self.run_now(*id),
             Act::Drop(id) => self.forget(*id),
             Act::Listen(id, mailbox) => {
                 let Some(mut found) = self.find(*id)? else {
@@ -373,6 +374,23 @@ impl<'c> Engine<'c> {
                 self.tables.delete_values(id)?;
                 Ok(Acted::Done)
             }
+        }
+    }
+
+    /// Publishes a copy of the same hand that is due now: whichever comes first runs, the other is
+    /// dropped.
+    fn run_now(&mut self, id: JobId) -> Sql<Acted> {
+        let Some(view) = self.view(id)? else {
+            return Ok(Acted::Unknown);
+        };
+        let waiting = self.copies(id)?.into_iter().map(|(_, copy)| copy).max_by_key(|copy| copy.hop.hand);
+        match (view.entry.state, waiting) {
+            (State::Scheduled, Some(mut copy)) => {
+                copy.hop.due = Some(self.now);
+                self.publish(copy)?;
+                Ok(Acted::Done)
+            }
+            (state, _) => Ok(Acted::Refused(format!("it is {state}; only scheduled jobs can be run now"))),
         }
     }
 
@@ -601,19 +619,6 @@ fn settled(written: Written) -> Settled {
     match written {
         Written::Applied | Written::Already => Settled::Done,
         Written::Stale => Settled::Stale,
-    }
-}
-
-fn released(copy: &JobCopy, release: Release, now: Timestamp) -> JobCopy {
-    match release {
-        Release::Busy(until) => watch_again(copy, until),
-        Release::Parked(until) => parked_copy(copy, until, now),
-        Release::NotDue(due) => {
-            let mut copy = copy.clone();
-            copy.hop.due = Some(due);
-            copy
-        }
-        Release::Now => copy.clone(),
     }
 }
 

@@ -60,7 +60,7 @@ impl Ledger {
     }
 
     /// The deliveries of which nothing is left once these are settled.
-    pub(super) fn ending(&self, settlements: &[Settlement]) -> Vec<DeliveryId> {
+    pub(super) fn ending<'s>(&self, settlements: impl Iterator<Item = &'s Settlement>) -> Vec<DeliveryId> {
         let mut settled: HashMap<DeliveryId, HashSet<JobId>> = HashMap::new();
         for settlement in settlements {
             settled

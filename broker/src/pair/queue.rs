@@ -1,4 +1,3 @@
-#![allow(dead_code)]
 //! What carries parcels: it publishes, delivers and takes acknowledgements, and knows no record.
 
 use std::fmt::Debug;
@@ -19,8 +18,8 @@ pub(crate) trait Queue: Send + Sync + Debug {
     /// not send in time is `Rejected`, what it sent without learning the end is `Unknown`.
     fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Vec<Pushed>>;
     /// Starts to deliver. A fault of the connection does not end it: it is rebuilt, and what was
-    /// delivered before is told to be [`Arrived::Lost`].
-    fn consume(&self, subscription: Subscription) -> BoxFuture<'_, Result<Arrivals>>;
+    /// delivered before is told to be [`Arrived::Lost`]. `held` starts it with [`Flow::Held`].
+    fn consume(&self, subscription: Subscription, held: bool) -> BoxFuture<'_, Result<Arrivals>>;
     /// Ends deliveries. Those of a connection that is gone are passed over: they come again.
     fn acknowledge(&self, deliveries: Vec<DeliveryId>);
     /// Ends a worker's consumers; what it still holds goes back.
@@ -50,8 +49,9 @@ pub(crate) enum Route {
     /// To its queue at once.
     Work(QueueName, Class),
     /// To its queue after this long, rounded up to whole seconds; what is longer than the ladder
-    /// comes early, is met *not due*, and goes round again.
-    Later(QueueName, Class, Duration),
+    /// comes early, is met *not due*, and goes round again. What may be a little late (`true`) makes
+    /// at most three hops.
+    Later(QueueName, Class, Duration, bool),
     /// Aside; kept for so long at most where that is less than the side queue keeps anyway.
     Side(Side, Option<Duration>),
 }

@@ -1,0 +1,513 @@
+//! What may happen to a job's record, as data, and each as one call of the pure rules. A change
+//! may be applied again: to what another process wrote meanwhile, or after a lost answer.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millhand_proto::protocol::{
+    Cancel, End, Meeting, Situation, Written, adopt, cancel, confirm_published, finish, give_back, leave, meet, retry,
+};
+use millhand_proto::{
+    AttemptNote, Class, Core, Entry, Fence, JobCopy, JobId, Leaving, Mailbox, Payload, QueueName, Receipt, Record,
+    RecordKey, State, Successor, TaskName, Timestamp, WorkerId, limits,
+};
+
+use super::store::{Effect, Expected, Key, shard_of};
+use crate::backend::{Acted, Mail};
+
+/// How many ids an index of a state holds.
+pub(super) const INDEX: usize = 100_000;
+/// How long lists of jobs that succeeded are kept: as long as their records, and a bucket more.
+const KEEP_LIST: Duration = limits::KEEP_SUCCEEDED.saturating_add(Duration::from_secs(BUCKET_SECS));
+/// Lists are cut into buckets of ten minutes.
+const BUCKET_SECS: u64 = 600;
+
+/// The bucket of a point in time.
+pub(super) fn bucket(at: Timestamp) -> u64 {
+    u64::try_from(at.as_micros() / 1_000_000).unwrap_or(0) / BUCKET_SECS
+}
+
+/// One change of one job's entry.
+#[derive(Clone, Debug)]
+pub(super) enum Change {
+    Claim {
+        copy: JobCopy,
+        situation: Situation,
+    },
+    End {
+        copy: JobCopy,
+        fence: Fence,
+        end: End,
+        /// A result that lies beside the record.
+        big: Option<Bytes>,
+        receipt: Receipt,
+    },
+    Leave {
+        copy: JobCopy,
+        fence: Option<Fence>,
+        successor: Successor,
+        reason: Option<String>,
+        note: Option<AttemptNote>,
+        receipt: Option<Receipt>,
+    },
+    /// The successor is in the queue. A death brings the bytes that are kept.
+    Confirm {
+        copy: JobCopy,
+        published: Successor,
+        body: Option<Bytes>,
+    },
+    GiveBack {
+        copy: JobCopy,
+        fence: Fence,
+        worker: WorkerId,
+    },
+    Detach {
+        copy: JobCopy,
+    },
+    Cancel {
+        id: JobId,
+    },
+    /// An operator's retry is in the queue.
+    Retried {
+        id: JobId,
+        copy: JobCopy,
+    },
+    Drop {
+        id: JobId,
+    },
+    Listen {
+        id: JobId,
+        mailbox: Mailbox,
+    },
+    /// It cannot be read; it is dead unless another copy says more.
+    Unreadable {
+        id: JobId,
+        queue: QueueName,
+        reason: String,
+    },
+    /// A copy lies in the dead queue: without a record, or with an older one, it is dead.
+    Dead {
+        copy: JobCopy,
+        body: Bytes,
+    },
+    /// The store may have lost what this process wrote: the entries of its own that were newer.
+    Restore {
+        key: RecordKey,
+        record: Record,
+    },
+}
+
+/// What a change answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Reply {
+    Met(Meeting),
+    Written(Written),
+    /// Whether the present copy may be acknowledged.
+    Confirmed(bool),
+    Acted(Acted),
+    /// First it must be known whether this worker lives.
+    AskOf(WorkerId),
+}
+
+impl Change {
+    /// The parcel whose records it concerns.
+    pub(super) fn parcel(&self) -> JobId {
+        match self {
+            Self::Claim { copy, .. }
+            | Self::End { copy, .. }
+            | Self::Leave { copy, .. }
+            | Self::Confirm { copy, .. }
+            | Self::GiveBack { copy, .. }
+            | Self::Dead { copy, .. }
+            | Self::Detach { copy } => copy.id().parcel_key(),
+            Self::Cancel { id }
+            | Self::Retried { id, .. }
+            | Self::Drop { id }
+            | Self::Listen { id, .. }
+            | Self::Unreadable { id, .. } => id.parcel_key(),
+            Self::Restore {
+                key: RecordKey::Parcel(id) | RecordKey::Own(id),
+                ..
+            } => id.parcel_key(),
+        }
+    }
+
+    /// The records that it looks at.
+    pub(super) fn keys(&self) -> Vec<RecordKey> {
+        match self {
+            Self::Claim { copy, .. }
+            | Self::End { copy, .. }
+            | Self::Leave { copy, .. }
+            | Self::GiveBack { copy, .. }
+            | Self::Detach { copy } => vec![copy.id().record_at(copy.hop.hand)],
+            Self::Confirm { copy, published, .. } => {
+                let here = copy.id().record_at(copy.hop.hand);
+                let next = copy.id().record_at(copy.hop.hand + 1);
+                if published.why == Leaving::Death || next == here {
+                    vec![here]
+                } else {
+                    vec![here, next]
+                }
+            }
+            Self::Cancel { id }
+            | Self::Retried { id, .. }
+            | Self::Drop { id }
+            | Self::Listen { id, .. }
+            | Self::Unreadable { id, .. } => places(*id),
+            Self::Dead { copy, .. } => places(copy.id()),
+            Self::Restore { key, .. } => vec![*key],
+        }
+    }
+}
+
+/// Where entries of a job may live, in the order of hands.
+pub(super) fn places(id: JobId) -> Vec<RecordKey> {
+    let (first, later) = (id.record_at(0), id.record_at(1));
+    if first == later { vec![first] } else { vec![first, later] }
+}
+
+/// What is known while changes are applied.
+#[derive(Debug)]
+pub(super) struct Knowledge {
+    pub(super) now: Timestamp,
+    pub(super) shards: u16,
+    /// Whether these workers live.
+    pub(super) alive: HashMap<WorkerId, bool>,
+}
+
+/// A record as it stands, and what becomes of it.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    pub(super) expected: Expected,
+    pub(super) record: Option<Record>,
+    pub(super) changed: bool,
+    /// It is kept at least so long, whatever its entries say.
+    pub(super) keep_until: Timestamp,
+}
+
+/// The records of one parcel's jobs, as far as they were looked at. They are swapped together.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Group {
+    pub(super) slots: HashMap<RecordKey, Slot>,
+    pub(super) effects: Vec<Effect>,
+}
+
+impl Group {
+    fn entry(&self, key: RecordKey, id: JobId) -> Option<Entry> {
+        self.slots.get(&key)?.record.as_ref()?.entry(key, id).cloned()
+    }
+
+    /// The job's newest entry, and where it lives.
+    fn find(&self, id: JobId) -> Option<(RecordKey, Entry)> {
+        let found = places(id).into_iter().filter_map(|key| Some((key, self.entry(key, id)?)));
+        found.filter(|(_, entry)| !entry.moved).max_by_key(|(_, entry)| entry.hand)
+    }
+
+    fn home(&self, key: RecordKey) -> Option<(QueueName, Class)> {
+        let record = self.slots.get(&key)?.record.as_ref()?;
+        Some((record.queue.clone(), record.class))
+    }
+
+    /// Writes an entry, and what its new state brings with it.
+    fn put(&mut self, know: &Knowledge, key: RecordKey, home: (QueueName, Class), id: JobId, entry: Entry) {
+        let before = self.entry(key, id);
+        let news = before.is_none_or(|before| before.state != entry.state || before.hand != entry.hand);
+        if news && !entry.moved {
+            let shard = shard_of(id.parcel_key(), know.shards);
+            let bytes = Bytes::copy_from_slice(id.as_bytes());
+            match entry.state {
+                State::Succeeded => {
+                    let list = Key::Succeeded(shard, entry.task.clone(), bucket(know.now));
+                    self.effects.push(Effect::Append(list, bytes, KEEP_LIST));
+                }
+                State::Queued | State::Running => {}
+                state => {
+                    let keep = limits::HORIZON.min(limits::KEEP_OTHERS * 4);
+                    self.effects
+                        .push(Effect::AppendCapped(Key::Index(shard, state), bytes, keep, INDEX));
+                }
+            }
+            if entry.state.is_ended() {
+                let posts = entry.waiters.iter().map(|to| Effect::Post(*to, Mail::Ended(id)));
+                self.effects.extend(posts);
+            }
+        }
+        let Some(slot) = self.slots.get_mut(&key) else { return };
+        slot.record
+            .get_or_insert_with(|| Record::new(home.0, home.1))
+            .put(entry);
+        slot.changed = true;
+    }
+
+    fn put_copy(&mut self, know: &Knowledge, copy: &JobCopy, entry: Option<Entry>) {
+        if let Some(entry) = entry {
+            let key = copy.id().record_at(copy.hop.hand);
+            let home = (copy.core.queue.clone(), copy.core.class);
+            self.put(know, key, home, copy.id(), entry);
+        }
+    }
+
+    /// Applies one change.
+    pub(super) fn apply(&mut self, change: &Change, know: &Knowledge) -> Reply {
+        let at = |copy: &JobCopy| copy.id().record_at(copy.hop.hand);
+        match change {
+            Change::Claim { copy, situation } => {
+                let entry = self.entry(at(copy), copy.id());
+                let mut situation = situation.clone();
+                situation.now = know.now;
+                let owner = entry.as_ref().filter(|e| e.state == State::Running).and_then(|e| e.owner);
+                if let Some(owner) = owner.filter(|owner| *owner != situation.worker) {
+                    let Some(alive) = know.alive.get(&owner) else {
+                        return Reply::AskOf(owner);
+                    };
+                    situation.owner_alive = *alive;
+                }
+                let (meeting, entry) = meet(entry, copy, &situation);
+                self.put_copy(know, copy, entry);
+                Reply::Met(meeting)
+            }
+            Change::End {
+                copy,
+                fence,
+                end,
+                big,
+                receipt,
+            } => {
+                let entry = self.entry(at(copy), copy.id());
+                let (written, entry) = finish(entry, copy, *fence, end.clone(), *receipt, know.now);
+                if let (Some(_), Some(big)) = (&entry, big) {
+                    let keep = limits::KEEP_SUCCEEDED;
+                    self.effects.push(Effect::Put(Key::Result(copy.id()), big.clone(), keep));
+                }
+                self.put_copy(know, copy, entry);
+                Reply::Written(written)
+            }
+            Change::Leave {
+                copy,
+                fence,
+                successor,
+                reason,
+                note,
+                receipt,
+            } => {
+                let entry = self.entry(at(copy), copy.id());
+                let (written, entry) = leave(
+                    entry,
+                    copy,
+                    *fence,
+                    *successor,
+                    reason.as_deref(),
+                    note.clone(),
+                    *receipt,
+                );
+                self.put_copy(know, copy, entry);
+                Reply::Written(written)
+            }
+            Change::Confirm { copy, published, body } => {
+                let (id, entry) = (copy.id(), self.entry(at(copy), copy.id()));
+                let (acknowledge, confirmed) = confirm_published(entry, copy, *published, know.now);
+                if let (Some(_), Some(body)) = (&confirmed.here, body) {
+                    let keep = limits::KEEP_OTHERS;
+                    self.effects.push(Effect::Put(Key::Dead(id), body.clone(), keep));
+                }
+                self.put_copy(know, copy, confirmed.here);
+                let own = RecordKey::Own(id);
+                if let Some(entry) = confirmed.own
+                    && self.entry(own, id).is_none()
+                {
+                    let home = (copy.core.queue.clone(), copy.core.class);
+                    self.put(know, own, home, id, entry);
+                }
+                Reply::Confirmed(acknowledge)
+            }
+            Change::GiveBack { copy, fence, worker } => {
+                let entry = self.entry(at(copy), copy.id());
+                let (written, entry) = give_back(entry, copy, *fence, *worker, know.now);
+                self.put_copy(know, copy, entry);
+                Reply::Written(written)
+            }
+            Change::Detach { copy } => {
+                let entry = self.entry(at(copy), copy.id());
+                let running = entry.filter(|e| e.state == State::Running && e.hand == copy.hop.hand);
+                let detached = running.map(|entry| Entry { detached: true, ..entry });
+                self.put_copy(know, copy, detached);
+                Reply::Written(Written::Applied)
+            }
+            Change::Cancel { id } => Reply::Acted(self.cancel(know, *id)),
+            Change::Retried { id, copy } => Reply::Acted(self.retried(know, *id, copy)),
+            Change::Drop { id } => Reply::Acted(self.forget(*id)),
+            Change::Listen { id, mailbox } => Reply::Acted(self.listen(know, *id, *mailbox)),
+            Change::Unreadable { id, queue, reason } => {
+                let known = self.find(*id);
+                if known.is_none_or(|(_, e)| matches!(e.state, State::Queued | State::Scheduled)) {
+                    let mut entry = stranger(*id, "unreadable", queue.clone(), know.now);
+                    entry.state = State::Dead;
+                    entry.ended = Some(know.now);
+                    entry.reason = Some(format!("unreadable: {reason}"));
+                    self.put(know, id.record_at(0), (queue.clone(), Class::Normal), *id, entry);
+                }
+                Reply::Written(Written::Applied)
+            }
+            Change::Dead { copy, body } => {
+                let id = copy.id();
+                let newest = self.find(id).map(|(_, entry)| entry);
+                let older = newest.as_ref().is_none_or(|entry| entry.hand < copy.hop.hand);
+                let same = newest.as_ref().is_some_and(|e| e.hand == copy.hop.hand && e.state == State::Dead);
+                if older {
+                    let mut entry = adopt(newest, copy);
+                    entry.state = State::Dead;
+                    entry.ended = Some(know.now);
+                    entry.due = None;
+                    entry.reason = Some("unknown: its record was lost".into());
+                    self.put_copy(know, copy, Some(entry));
+                }
+                let dead = older || same;
+                if dead {
+                    let keep = limits::KEEP_OTHERS;
+                    self.effects.push(Effect::Put(Key::Dead(id), body.clone(), keep));
+                }
+                // Whether the copy in the dead queue is still of use.
+                Reply::Confirmed(dead)
+            }
+            Change::Restore { key, record } => {
+                let ours = &record.entries;
+                let Some(slot) = self.slots.get_mut(key) else {
+                    return Reply::Written(Written::Stale);
+                };
+                let record = slot
+                    .record
+                    .get_or_insert_with(|| Record::new(record.queue.clone(), record.class));
+                for entry in ours {
+                    let theirs = record.entries.iter().find(|other| other.index == entry.index);
+                    let newer = theirs.is_none_or(|e| (e.hand, e.claims) < (entry.hand, entry.claims));
+                    if newer {
+                        record.put(entry.clone());
+                        slot.changed = true;
+                    }
+                }
+                Reply::Written(Written::Applied)
+            }
+        }
+    }
+
+    fn cancel(&mut self, know: &Knowledge, id: JobId) -> Acted {
+        let Some((key, entry)) = self.find(id) else {
+            // Nothing is remembered: this will be, when a copy of it is met.
+            let queue = unknown_queue();
+            let entry = stranger(id, "unknown", queue.clone(), know.now);
+            if let (_, Some(entry)) = cancel(entry, "cancelled", know.now) {
+                self.put(know, id.record_at(0), (queue, Class::Normal), id, entry);
+            }
+            return Acted::Done;
+        };
+        let home = self.home(key).unwrap_or((unknown_queue(), Class::Normal));
+        let (due, leaving) = (entry.due, entry.leaving);
+        let (answer, cancelled) = cancel(entry, "cancelled", know.now);
+        if let Some(cancelled) = cancelled {
+            // A successor that is on its way would live elsewhere: it is stopped there too.
+            let next = id.record_at(cancelled.hand);
+            if next != key && leaving.is_some() && self.entry(next, id).is_none() {
+                let there = Entry {
+                    index: 0,
+                    ..cancelled.clone()
+                };
+                self.put(know, next, home.clone(), id, there);
+            }
+            self.put(know, key, home, id, cancelled);
+            // Its copy may wait on the ladder for long; until then this must be known.
+            let until = due.or(leaving.map(|l| l.due)).unwrap_or_default();
+            for slot in self.slots.values_mut() {
+                slot.keep_until = slot.keep_until.max(until.plus(Duration::from_secs(24 * 3600)));
+            }
+        }
+        match answer {
+            Cancel::Cancelled | Cancel::Ended(State::Cancelled) => Acted::Done,
+            Cancel::Ended(state) => Acted::Refused(format!("it is {state} already")),
+            Cancel::Asked(owner) => {
+                self.effects.push(Effect::Post(owner, Mail::Cancel(id)));
+                Acted::Asked
+            }
+        }
+    }
+
+    fn retried(&mut self, know: &Knowledge, id: JobId, copy: &JobCopy) -> Acted {
+        let Some((key, entry)) = self.find(id) else {
+            return Acted::Done;
+        };
+        let home = self.home(key).unwrap_or((copy.core.queue.clone(), copy.core.class));
+        // When it is dead no more, the copy was met already, or another operator was first.
+        if let Ok((_, old, own)) = retry(&entry, copy, know.now) {
+            self.put(know, key, home.clone(), id, old);
+            if let Some(own) = own {
+                self.put(know, RecordKey::Own(id), home, id, own);
+            }
+            self.effects.push(Effect::Delete(Key::Dead(id)));
+        }
+        Acted::Done
+    }
+
+    fn forget(&mut self, id: JobId) -> Acted {
+        let Some((_, entry)) = self.find(id) else {
+            return Acted::Unknown;
+        };
+        if !entry.state.is_ended() {
+            return Acted::Refused(format!("it is {}; cancel it first", entry.state));
+        }
+        for key in places(id) {
+            let Some(slot) = self.slots.get_mut(&key) else { continue };
+            let Some(record) = &mut slot.record else { continue };
+            let index = millhand_proto::record::slot(key, id);
+            record.entries.retain(|entry| entry.index != index);
+            if record.entries.is_empty() {
+                slot.record = None;
+            }
+            slot.changed = true;
+        }
+        self.effects
+            .extend([Effect::Delete(Key::Result(id)), Effect::Delete(Key::Dead(id))]);
+        Acted::Done
+    }
+
+    fn listen(&mut self, know: &Knowledge, id: JobId, mailbox: Mailbox) -> Acted {
+        let Some((key, mut entry)) = self.find(id) else {
+            return Acted::Unknown;
+        };
+        if !entry.state.is_ended() && !entry.waiters.contains(&mailbox) {
+            // Who is forgotten here reads again by itself, only later.
+            let surplus = (entry.waiters.len() + 1).saturating_sub(limits::WAITERS);
+            entry.waiters.drain(..surplus);
+            entry.waiters.push(mailbox);
+            let home = self.home(key).unwrap_or((unknown_queue(), Class::Normal));
+            self.put(know, key, home, id, entry);
+        }
+        Acted::Done
+    }
+}
+
+/// The entry of a job of which nothing but its id is known.
+fn stranger(id: JobId, task: &str, queue: QueueName, now: Timestamp) -> Entry {
+    let task = TaskName::new(task).unwrap_or_else(|_| unreachable!("a constant that is a name"));
+    adopt(None, &JobCopy::first(Core::new(id, task, queue, now)))
+}
+
+fn unknown_queue() -> QueueName {
+    QueueName::new("unknown").unwrap_or_else(|_| unreachable!("a constant that is a name"))
+}
+
+/// A payload as it lies beside its record: the codec's number, then the bytes.
+pub(super) fn beside(payload: &Payload) -> Bytes {
+    let mut body = Vec::with_capacity(payload.bytes.len() + 1);
+    body.push(payload.codec.number());
+    body.extend_from_slice(&payload.bytes);
+    body.into()
+}
+
+/// Reads what [`beside`] wrote.
+pub(super) fn read_beside(body: &Bytes) -> Option<Payload> {
+    let codec = (*body.first()?).try_into().ok()?;
+    Some(Payload {
+        codec,
+        bytes: body.slice(1..),
+    })
+}

@@ -1,0 +1,167 @@
+//! Deliveries on their way from the queue to a worker.
+
+use std::sync::Arc;
+
+use millhand_proto::{JobId, Parcel, limits};
+use tokio::sync::{mpsc, watch};
+
+use super::Pair;
+use super::changes::Change;
+use super::queue::{Arrival, Arrivals, Arrived, Route, Side};
+use super::store::{Effect, Key};
+use crate::backend::{Consumer, Delivery, Flow, Subscription};
+use crate::error::Result;
+
+/// Notes of unreadable messages that are kept to be looked at.
+const NOTED: usize = 100;
+
+/// Starts to deliver, on the runtime of the caller.
+pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Result<Consumer> {
+    pair.hearing.get_or_try_init(|| pair.hear()).await?;
+    pair.welcome(subscription.worker, &subscription.queue).await?;
+    let rules = pair.rules.subscribe();
+    let paused = rules.borrow().paused(&subscription.queue).is_some();
+    let arrivals = pair.queue.consume(subscription.clone(), paused).await?;
+    let (sender, deliveries) = mpsc::channel(1024);
+    let (flow, watched) = watch::channel(Flow::Open(subscription.prefetch));
+    let pump = Pump {
+        pair: Arc::clone(pair),
+        subscription,
+        out: sender,
+    };
+    tokio::spawn(pump.run(arrivals, watched, rules));
+    Ok(Consumer { deliveries, flow })
+}
+
+struct Pump {
+    pair: Arc<Pair>,
+    subscription: Subscription,
+    out: mpsc::Sender<Delivery>,
+}
+
+impl Pump {
+    async fn run(
+        self,
+        mut arrivals: Arrivals,
+        mut flow: watch::Receiver<Flow>,
+        mut rules: watch::Receiver<super::control::Rules>,
+    ) {
+        loop {
+            tokio::select! {
+                arrived = arrivals.arrived.recv() => match arrived {
+                    Some(Arrived::Message(arrival)) => {
+                        if let Some(delivery) = self.open(arrival).await
+                            && self.out.send(delivery).await.is_err()
+                        {
+                            return;
+                        }
+                    }
+                    Some(Arrived::Lost(generation)) => {
+                        let parcels = self.pair.ledger.lost(generation);
+                        tracing::debug!(queue = %self.subscription.queue, parcels, "a channel is gone; what it delivered comes again");
+                    }
+                    None => return,
+                },
+                changed = flow.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.set(&arrivals, &mut flow, &mut rules);
+                }
+                changed = rules.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    self.set(&arrivals, &mut flow, &mut rules);
+                }
+            }
+        }
+    }
+
+    /// A paused queue delivers nothing, whatever its worker wants.
+    fn set(
+        &self,
+        arrivals: &Arrivals,
+        flow: &mut watch::Receiver<Flow>,
+        rules: &mut watch::Receiver<super::control::Rules>,
+    ) {
+        let paused = rules.borrow_and_update().paused(&self.subscription.queue).is_some();
+        let wanted = *flow.borrow_and_update();
+        let flow = if paused { Flow::Held } else { wanted };
+        arrivals.flow.send_if_modified(|now| {
+            let changed = *now != flow;
+            *now = flow;
+            changed
+        });
+    }
+
+    /// Opens a message; what cannot be read is set aside and stops nobody.
+    async fn open(&self, arrival: Arrival) -> Option<Delivery> {
+        let queue = &self.subscription.queue;
+        let mut bad: Vec<(Option<JobId>, String)> = Vec::new();
+        let parcel = match Parcel::decode(&arrival.body) {
+            Ok(opened) => {
+                bad.extend(opened.bad.into_iter().map(|b| (b.id, b.error.to_string())));
+                opened.parcel
+            }
+            Err(error) => {
+                bad.push((None, error.to_string()));
+                None
+            }
+        };
+        let parcel = match parcel {
+            Some(parcel) if parcel.queue() != queue => {
+                let why = format!("it is of queue {} and lay in {queue}", parcel.queue());
+                bad.extend(parcel.jobs().iter().map(|job| (Some(job.id()), why.clone())));
+                None
+            }
+            parcel => parcel,
+        };
+        if !bad.is_empty() && !self.set_aside(&arrival, bad).await {
+            // Nothing was set aside: it comes again with this connection's end.
+            return None;
+        }
+        let Some(parcel) = parcel else {
+            self.pair.queue.acknowledge(vec![arrival.id]);
+            return None;
+        };
+        let enqueued_at = parcel.jobs()[0].core.enqueued_at;
+        let due = parcel.due().unwrap_or(enqueued_at);
+        let ready_at = due.max(arrival.published_at.unwrap_or(enqueued_at)).min(arrival.taken_at);
+        let first = arrival.redeliveries == 0;
+        self.pair.ledger.hold(arrival.id, &parcel, self.subscription.worker, first, ready_at);
+        Some(Delivery {
+            id: arrival.id,
+            parcel,
+            redeliveries: arrival.redeliveries,
+            ready_at,
+            taken_at: arrival.taken_at,
+        })
+    }
+
+    async fn set_aside(&self, arrival: &Arrival, bad: Vec<(Option<JobId>, String)>) -> bool {
+        let (pair, queue) = (&self.pair, &self.subscription.queue);
+        let reason = bad.first().map(|(_, why)| why.clone()).unwrap_or_default();
+        tracing::warn!(%queue, reason, jobs = bad.len(), bytes = arrival.body.len(), "unreadable; set aside");
+        if let Err(error) = pair.publish_one(Route::Side(Side::Unreadable, None), arrival.body.clone()).await {
+            tracing::warn!(%queue, %error, "an unreadable message could not be set aside");
+            return false;
+        }
+        let now = pair.store.now();
+        let note = rmp_serde::to_vec(&(now, queue, &reason, arrival.body.len())).unwrap_or_default();
+        let effect = Effect::AppendCapped(Key::Unreadable, note.into(), limits::KEEP_OTHERS, NOTED);
+        let changes = bad.into_iter().filter_map(|(id, reason)| {
+            Some(Change::Unreadable {
+                id: id?,
+                queue: queue.clone(),
+                reason,
+            })
+        });
+        let told = pair.records.change(changes.collect()).await.into_iter().find_map(Result::err);
+        let told = told.or(pair.effects(vec![effect]).await.err());
+        if let Some(error) = told {
+            tracing::debug!(%queue, %error, "an unreadable message is set aside, and not shown");
+        }
+        true
+    }
+}

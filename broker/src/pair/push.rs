@@ -1,0 +1,147 @@
+//! Enqueueing: the queue confirms, then the store is told, and nobody waits for that.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use millhand_proto::{Parcel, RecordKey, State, Timestamp, limits};
+use tokio::sync::{mpsc, oneshot};
+
+use super::Pair;
+use super::changes::{INDEX, bucket};
+use super::deliveries::accepted;
+use super::queue::{Outgoing, Route};
+use super::records::encode;
+use super::store::{ACCEPTED, Effect, Expected, Key, Store, Swap, Write, shard_of};
+use crate::backend::Pushed;
+
+/// Accepted records that may wait to be written; more are left out, which costs only their sight.
+const WAITING: usize = 16 * 1024;
+/// Accepted records in one call.
+const BATCH: usize = 256;
+/// Parcels that a list of ten minutes holds.
+const LISTED: usize = 10_000;
+
+#[derive(Debug)]
+enum Note {
+    Accepted(Box<Swap>),
+    /// All that was said before is written.
+    Flush(oneshot::Sender<()>),
+}
+
+/// Writes accepted records behind those who enqueue.
+#[derive(Debug)]
+pub(super) struct Notes(mpsc::Sender<Note>);
+
+impl Notes {
+    pub(super) fn start(store: Arc<dyn Store>, io: &crate::io::Io) -> Self {
+        let (notes, mut waiting) = mpsc::channel(WAITING);
+        io.handle().spawn(async move {
+            let mut batch = Vec::with_capacity(BATCH);
+            while waiting.recv_many(&mut batch, BATCH).await > 0 {
+                let (mut swaps, mut flushed) = (Vec::new(), Vec::new());
+                for note in batch.drain(..) {
+                    match note {
+                        Note::Accepted(swap) => swaps.push(*swap),
+                        Note::Flush(done) => flushed.push(done),
+                    }
+                }
+                if !swaps.is_empty()
+                    && let Err(error) = store.swap(swaps).await
+                {
+                    tracing::debug!(%error, "accepted jobs are not shown until they run");
+                }
+                for done in flushed {
+                    let _ = done.send(());
+                }
+            }
+        });
+        Self(notes)
+    }
+
+    fn say(&self, swap: Swap) {
+        if self.0.try_send(Note::Accepted(Box::new(swap))).is_err() {
+            tracing::debug!("too many accepted jobs at once; this one is not shown until it runs");
+        }
+    }
+
+    /// Waits until what was accepted before is written.
+    pub(super) async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.0.send(Note::Flush(done)).await.is_ok() {
+            let _ = flushed.await;
+        }
+    }
+}
+
+impl Pair {
+    pub(super) async fn push_all(&self, parcels: Vec<Parcel>) -> Vec<Pushed> {
+        let now = self.store.now();
+        let mut messages = Vec::with_capacity(parcels.len());
+        let mut too_long = Vec::new();
+        for (at, parcel) in parcels.iter().enumerate() {
+            let body: Bytes = parcel.encode().into();
+            if body.len() > limits::MESSAGE_BYTES {
+                too_long.push((at, body.len()));
+                continue;
+            }
+            let wait = parcel.due().map(|due| due.since(now)).unwrap_or_default();
+            let to = self.route(&parcel.jobs()[0], wait, false);
+            messages.push(Outgoing { to, body });
+        }
+        let bodies: Vec<Bytes> = messages.iter().map(|m| m.body.clone()).collect();
+        let later: Vec<bool> = messages.iter().map(|m| matches!(m.to, Route::Later(..))).collect();
+        let mut answers = self.queue.publish(messages).await;
+        for (at, bytes) in too_long {
+            let limit = limits::MESSAGE_BYTES;
+            let why = format!("the message has {bytes} bytes; the limit is {limit}");
+            answers.insert(at.min(answers.len()), Pushed::Rejected(why));
+        }
+        let fit = parcels.iter().zip(&answers).filter(|(_, a)| !matches!(a, Pushed::Rejected(_)));
+        for (((parcel, pushed), body), later) in fit.zip(bodies).zip(later) {
+            if *pushed == Pushed::Accepted {
+                self.notes.say(self.note(parcel, body, later, now));
+            }
+        }
+        answers
+    }
+
+    /// The accepted record of a parcel, set where there is none.
+    fn note(&self, parcel: &Parcel, body: Bytes, later: bool, now: Timestamp) -> Swap {
+        let first = &parcel.jobs()[0];
+        let key = first.id().parcel_key();
+        let shard = shard_of(key, self.store.shards());
+        let until = parcel.jobs().iter().filter_map(millhand_proto::JobCopy::due).max();
+        let keep = until.unwrap_or_default().max(now).plus(limits::KEEP_OTHERS).since(now);
+        let mut listed = key.as_bytes().to_vec();
+        listed.extend(u16::try_from(parcel.jobs().len()).unwrap_or(u16::MAX).to_be_bytes());
+        let mut effects = Vec::new();
+        if later {
+            effects.push(Effect::Put(Key::Delayed(key), body, keep));
+            let index = Key::Index(shard, State::Scheduled);
+            let ids = parcel.jobs().iter().map(|job| Bytes::copy_from_slice(job.id().as_bytes()));
+            effects.extend(ids.map(|id| Effect::AppendCapped(index.clone(), id, keep, INDEX)));
+        } else {
+            // A subset of a parcel is not the parcel: its jobs are told one by one.
+            let whole = (0..).zip(parcel.jobs()).all(|(at, job)| job.id().index() == at);
+            let list = Key::Accepted(shard, parcel.queue().clone(), bucket(now));
+            let append = |bytes: Bytes| Effect::AppendCapped(list.clone(), bytes, limits::KEEP_SUCCEEDED, LISTED);
+            if whole {
+                effects.push(append(listed.into()));
+            } else {
+                let ids = parcel.jobs().iter().map(|job| Bytes::copy_from_slice(job.id().as_bytes()));
+                effects.extend(ids.map(append));
+            }
+        }
+        effects.extend(self.registry.note(Key::Queues, parcel.queue().as_str(), now));
+        let write = Write {
+            key: Key::Record(RecordKey::Parcel(key)),
+            expected: Expected::Absent,
+            bytes: Some(encode(ACCEPTED, &accepted(parcel))),
+            keep,
+        };
+        Swap {
+            writes: vec![write],
+            effects,
+        }
+    }
+}

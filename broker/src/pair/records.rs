@@ -1,0 +1,344 @@
+//! Records by compare-and-swap: what each is expected to be is predicted, so that the normal path
+//! is one round trip, and a miss costs one more.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use millhand_proto::{JobId, Record, RecordKey, Timestamp, WorkerId, limits};
+
+use super::changes::{Change, Group, Knowledge, Reply, Slot};
+use super::store::{Expected, Found, Key, Read, Store, Swap, Swapped, Version, Write};
+use super::trust::Trust;
+use crate::coalesce::Coalescer;
+use crate::error::{Error, Result};
+use crate::io::random;
+
+/// Batches that may be under way at once. All changes of one parcel's jobs take the same lane, so
+/// that a process has one swap per record in flight.
+const LANES: usize = 4;
+/// Changes in one batch.
+const BATCH: usize = 256;
+/// Times that a change is applied again because somebody else was faster.
+const ROUNDS: usize = 20;
+
+/// Records that this process holds jobs of, as it wrote them last or expects them to be.
+type Cache = HashMap<RecordKey, Cached>;
+
+#[derive(Debug)]
+struct Cached {
+    /// Deliveries and runs that concern it.
+    uses: usize,
+    /// `None` where it must be read first.
+    known: Option<(Expected, Option<Record>)>,
+}
+
+/// The door to all records.
+#[derive(Debug)]
+pub(super) struct Records {
+    lanes: Vec<Coalescer<Change, Result<Reply>>>,
+    cache: Arc<Mutex<Cache>>,
+}
+
+fn lock(cache: &Mutex<Cache>) -> MutexGuard<'_, Cache> {
+    cache.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Records {
+    pub(super) fn new(store: &Arc<dyn Store>, trust: &Arc<Trust>) -> Self {
+        let cache: Arc<Mutex<Cache>> = Arc::default();
+        let lane = |_| {
+            let lane = Lane {
+                store: Arc::clone(store),
+                trust: Arc::clone(trust),
+                cache: Arc::clone(&cache),
+            };
+            let lane = Arc::new(lane);
+            Coalescer::new(BATCH, move |changes: Vec<Change>| {
+                let lane = Arc::clone(&lane);
+                async move { lane.change(changes).await }
+            })
+        };
+        Self {
+            lanes: (0..LANES).map(lane).collect(),
+            cache,
+        }
+    }
+
+    /// Makes these changes durable; one answer each, in order.
+    pub(super) async fn change(&self, changes: Vec<Change>) -> Vec<Result<Reply>> {
+        let calls = changes.into_iter().map(|change| {
+            let lane = usize::from(super::store::shard_of(change.parcel(), u16::MAX)) % LANES;
+            self.lanes[lane].call(change)
+        });
+        let answers = futures_util::future::join_all(calls).await;
+        answers.into_iter().map(|a| a.unwrap_or(Err(Error::Closed))).collect()
+    }
+
+    pub(super) async fn one(&self, change: Change) -> Result<Reply> {
+        self.change(vec![change]).await.pop().unwrap_or(Err(Error::Closed))
+    }
+
+    /// Somebody here will change this record; `fresh` is what it is if nobody has touched it yet.
+    pub(super) fn hold(&self, key: RecordKey, fresh: Option<Record>) {
+        let mut cache = lock(&self.cache);
+        let cached = cache.entry(key).or_insert(Cached {
+            uses: 0,
+            known: fresh.map(|record| (Expected::Fresh, Some(record))),
+        });
+        cached.uses += 1;
+    }
+
+    pub(super) fn release(&self, key: RecordKey) {
+        let mut cache = lock(&self.cache);
+        if let Some(cached) = cache.get_mut(&key) {
+            cached.uses -= 1;
+            if cached.uses == 0 {
+                cache.remove(&key);
+            }
+        }
+    }
+
+    /// What this process wrote into records that it still holds jobs of.
+    pub(super) fn written(&self) -> Vec<(RecordKey, Record)> {
+        let cache = lock(&self.cache);
+        let written = cache.iter().filter_map(|(key, cached)| match &cached.known {
+            Some((Expected::Version(_), Some(record))) => Some((*key, record.clone())),
+            _ => None,
+        });
+        written.collect()
+    }
+}
+
+/// One lane's work.
+struct Lane {
+    store: Arc<dyn Store>,
+    trust: Arc<Trust>,
+    cache: Arc<Mutex<Cache>>,
+}
+
+impl Lane {
+    async fn change(&self, changes: Vec<Change>) -> Vec<Result<Reply>> {
+        let mut answers: Vec<Option<Result<Reply>>> = changes.iter().map(|_| None).collect();
+        if let Err(error) = self.work(&changes, &mut answers).await {
+            for answer in answers.iter_mut().filter(|a| a.is_none()) {
+                *answer = Some(Err(Error::unreachable(&self.store.place(), error.to_string())));
+            }
+        }
+        answers.into_iter().map(|a| a.unwrap_or(Err(Error::Closed))).collect()
+    }
+
+    async fn work(&self, changes: &[Change], answers: &mut [Option<Result<Reply>>]) -> Result<()> {
+        // Changes of one parcel, in the order they came.
+        let mut left: HashMap<JobId, Vec<usize>> = HashMap::new();
+        for (at, change) in changes.iter().enumerate() {
+            left.entry(change.parcel()).or_default().push(at);
+        }
+        let mut known: HashMap<RecordKey, Slot> = self.predicted(changes);
+        let mut alive: HashMap<WorkerId, bool> = HashMap::new();
+        for _ in 0..ROUNDS {
+            self.read_missing(changes, &left, &mut known).await?;
+            let know = Knowledge {
+                now: self.store.now(),
+                shards: self.store.shards(),
+                alive: std::mem::take(&mut alive),
+            };
+            let mut asked: Vec<WorkerId> = Vec::new();
+            let mut worked: Vec<(JobId, Group, Vec<(usize, Reply)>)> = Vec::new();
+            for (parcel, places) in &left {
+                let keys = places.iter().flat_map(|at| changes[*at].keys());
+                let slots = keys.filter_map(|key| Some((key, known.get(&key)?.clone()))).collect();
+                let mut group = Group {
+                    slots,
+                    effects: Vec::new(),
+                };
+                let replies: Vec<_> = places.iter().map(|at| (*at, group.apply(&changes[*at], &know))).collect();
+                let questions: Vec<_> = replies
+                    .iter()
+                    .filter_map(|(_, reply)| match reply {
+                        Reply::AskOf(worker) => Some(*worker),
+                        _ => None,
+                    })
+                    .collect();
+                if questions.is_empty() {
+                    worked.push((*parcel, group, replies));
+                }
+                asked.extend(questions);
+            }
+            alive = know.alive;
+            let swaps = worked.iter().map(|(_, group, _)| swap(group, know.now)).collect::<Vec<_>>();
+            let (swaps, versions): (Vec<Swap>, Vec<Vec<(RecordKey, Option<Version>)>>) = swaps.into_iter().unzip();
+            let touched: Vec<bool> = swaps.iter().map(|s| !s.writes.is_empty() || !s.effects.is_empty()).collect();
+            let sent: Vec<Swap> = swaps.into_iter().zip(&touched).filter(|(_, t)| **t).map(|(s, _)| s).collect();
+            let mut swapped = if sent.is_empty() {
+                Vec::new()
+            } else {
+                self.store.swap(sent).await?
+            }
+            .into_iter();
+            for (((parcel, group, replies), versions), touched) in worked.into_iter().zip(versions).zip(touched) {
+                match if touched { swapped.next() } else { Some(Swapped::Done) } {
+                    Some(Swapped::Done) => {
+                        left.remove(&parcel);
+                        self.wrote(group, &versions);
+                        for (at, reply) in replies {
+                            answers[at] = Some(Ok(reply));
+                        }
+                    }
+                    Some(Swapped::Current(current)) => {
+                        for ((key, _), bytes) in versions.into_iter().zip(current) {
+                            known.insert(key, self.slot(key, bytes));
+                        }
+                    }
+                    None => return Err(Error::unreachable(&self.store.place(), "it was short of an answer")),
+                }
+            }
+            if left.is_empty() {
+                return Ok(());
+            }
+            self.ask_of(asked, &mut alive).await?;
+        }
+        Err(Error::unreachable(
+            &self.store.place(),
+            "others change the same record all the time",
+        ))
+    }
+
+    /// What is expected without looking.
+    fn predicted(&self, changes: &[Change]) -> HashMap<RecordKey, Slot> {
+        let cache = lock(&self.cache);
+        let keys = changes.iter().flat_map(Change::keys);
+        keys.filter_map(|key| {
+            let (expected, record) = cache.get(&key)?.known.clone()?;
+            Some((key, slot(expected, record)))
+        })
+        .collect()
+    }
+
+    async fn read_missing(
+        &self,
+        changes: &[Change],
+        left: &HashMap<JobId, Vec<usize>>,
+        known: &mut HashMap<RecordKey, Slot>,
+    ) -> Result<()> {
+        let mut missing: Vec<RecordKey> = left
+            .values()
+            .flatten()
+            .flat_map(|at| changes[*at].keys())
+            .filter(|key| !known.contains_key(key))
+            .collect();
+        missing.sort_unstable();
+        missing.dedup();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let reads = missing.iter().map(|key| Read::Get(Key::Record(*key))).collect();
+        let found = self.store.read(reads).await?;
+        for (key, found) in missing.into_iter().zip(found) {
+            known.insert(key, self.slot(key, found.bytes()));
+        }
+        Ok(())
+    }
+
+    /// Which of these workers live.
+    async fn ask_of(&self, mut asked: Vec<WorkerId>, alive: &mut HashMap<WorkerId, bool>) -> Result<()> {
+        asked.sort_unstable();
+        asked.dedup();
+        asked.retain(|worker| !alive.contains_key(worker));
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let reads = asked.iter().map(|worker| Read::Get(Key::Lease(*worker))).collect();
+        let found = self.store.read(reads).await?;
+        let judges = self.trust.may_judge();
+        for (worker, found) in asked.into_iter().zip(found) {
+            alive.insert(worker, !judges || found.bytes().is_some());
+        }
+        Ok(())
+    }
+
+    /// Remembers what was written, where jobs of it are still held.
+    fn wrote(&self, mut group: Group, versions: &[(RecordKey, Option<Version>)]) {
+        let mut cache = lock(&self.cache);
+        for (key, slot) in group.slots.drain() {
+            let Some(cached) = cache.get_mut(&key) else { continue };
+            let written = versions.iter().find(|(written, _)| *written == key).map(|(_, v)| *v);
+            let expected = match written {
+                Some(Some(version)) => Expected::Version(version),
+                Some(None) => Expected::Absent,
+                None => slot.expected,
+            };
+            cached.known = Some((expected, slot.record));
+        }
+    }
+
+    fn slot(&self, key: RecordKey, bytes: Option<Bytes>) -> Slot {
+        let Some((version, bytes)) = bytes.as_deref().and_then(|b| b.split_first_chunk::<8>()) else {
+            return slot(Expected::Absent, None);
+        };
+        let record = match Record::decode(bytes) {
+            Ok(record) => Some(record),
+            Err(error) => {
+                // A record that cannot be read tells nothing: the copy is the truth.
+                tracing::error!(store = self.store.place(), ?key, %error, "a record is taken for lost");
+                None
+            }
+        };
+        slot(Expected::Version(*version), record)
+    }
+}
+
+fn slot(expected: Expected, record: Option<Record>) -> Slot {
+    Slot {
+        expected,
+        record,
+        changed: false,
+        keep_until: Timestamp::default(),
+    }
+}
+
+/// The swap of a group, and the versions that it writes, in the order of its writes.
+fn swap(group: &Group, now: Timestamp) -> (Swap, Vec<(RecordKey, Option<Version>)>) {
+    let mut versions = Vec::new();
+    let mut writes = Vec::new();
+    for (key, slot) in group.slots.iter().filter(|(_, slot)| slot.changed) {
+        let version = random().to_be_bytes();
+        let bytes = slot.record.as_ref().map(|record| encode(version, record));
+        versions.push((*key, bytes.is_some().then_some(version)));
+        writes.push(Write {
+            key: Key::Record(*key),
+            expected: slot.expected,
+            bytes,
+            keep: keep(slot, now),
+        });
+    }
+    let effects = group.effects.clone();
+    (Swap { writes, effects }, versions)
+}
+
+/// Version and record as they are stored.
+pub(super) fn encode(version: Version, record: &Record) -> Vec<u8> {
+    let mut bytes = version.to_vec();
+    // The encoder of these types has no way to fail.
+    bytes.extend(record.encode().unwrap_or_default());
+    bytes
+}
+
+/// Reads what [`encode`] wrote.
+pub(super) fn decode(found: Found) -> Option<Record> {
+    Record::decode(found.bytes()?.get(8..)?).ok()
+}
+
+/// How long a record is kept: as long as its longest-lived entry; one that has not ended, a week
+/// beyond all that is known of it.
+fn keep(slot: &Slot, now: Timestamp) -> Duration {
+    let Some(record) = &slot.record else {
+        return Duration::ZERO;
+    };
+    let until = record.keep_until().unwrap_or_else(|| {
+        let times = record.entries.iter().flat_map(|e| [e.due, e.deadline]).flatten();
+        times.max().unwrap_or_default().max(now).plus(limits::KEEP_OTHERS)
+    });
+    until.max(slot.keep_until).since(now).max(Duration::from_secs(60))
+}

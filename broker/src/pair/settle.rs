@@ -1,0 +1,271 @@
+//! Settling: remember (store), release (queue, confirmed), acknowledge. The one place that knows
+//! this order.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use millhand_proto::protocol::{End, Written, detach};
+use millhand_proto::{AttemptNote, JobCopy, Leaving, Parcel, Successor, Timestamp, limits};
+
+use super::Pair;
+use super::changes::{Change, Reply, beside};
+use super::queue::{Outgoing, Route, Side};
+use crate::backend::{DeliveryId, Pushed, Release, Settled, Settlement, Verdict};
+use crate::error::{Error, Result};
+
+/// A copy that goes back into the queue.
+struct Back {
+    /// The settlement it comes from.
+    at: usize,
+    copy: JobCopy,
+    route: Route,
+    /// Copies of one delivery and one route travel in one parcel.
+    with: Option<DeliveryId>,
+}
+
+impl Pair {
+    /// Settles; what fails is settled again as a whole, and nothing of it counts twice.
+    pub(super) async fn settle_all(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
+        self.publish_children(settlements).await?;
+        let mut settled = vec![Settled::Done; settlements.len()];
+
+        // Remember.
+        let now = self.store.now();
+        let (places, changes): (Vec<usize>, Vec<Change>) = settlements
+            .iter()
+            .enumerate()
+            .filter_map(|(at, settlement)| Some((at, first_change(settlement)?)))
+            .unzip();
+        let mut written: HashMap<usize, Written> = HashMap::new();
+        for (at, reply) in places.into_iter().zip(self.records.change(changes).await) {
+            if let Reply::Written(said) = reply? {
+                written.insert(at, said);
+            }
+        }
+        for (at, settlement) in settlements.iter().enumerate() {
+            let ended = matches!(written.get(&at), Some(Written::Applied | Written::Already));
+            if written.get(&at) == Some(&Written::Stale) {
+                settled[at] = Settled::Stale;
+            }
+            if ended || settled[at] == Settled::Stale {
+                self.ledger.ran(settlement.copy.id());
+            }
+        }
+
+        // Release.
+        let back = settlements
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| settled[*at] == Settled::Done)
+            .filter_map(|(at, settlement)| self.back(at, settlement, now))
+            .collect();
+        let bodies = self.release(back).await?;
+
+        // Write the confirms.
+        let (places, changes): (Vec<usize>, Vec<Change>) = settlements
+            .iter()
+            .enumerate()
+            .filter(|(at, _)| settled[*at] == Settled::Done)
+            .filter_map(|(at, settlement)| {
+                let published = successor(&settlement.verdict)?;
+                let body = (published.why == Leaving::Death).then(|| bodies.get(&at).cloned()).flatten();
+                let copy = settlement.copy.clone();
+                Some((at, Change::Confirm { copy, published, body }))
+            })
+            .unzip();
+        for (at, reply) in places.into_iter().zip(self.records.change(changes).await) {
+            if reply? == Reply::Confirmed(false) {
+                settled[at] = Settled::Stale;
+            }
+        }
+        // That it is detached is told, not needed: the watch copy looks after the job.
+        let detached = settlements.iter().filter(|s| matches!(s.verdict, Verdict::Detach));
+        let told = detached.map(|s| Change::Detach { copy: s.copy.clone() }).collect();
+        for error in self.records.change(told).await.into_iter().filter_map(Result::err) {
+            tracing::debug!(%error, "a detached job could not be marked");
+        }
+
+        // Acknowledge. Who is stale meets its copy again.
+        let done = settlements.iter().zip(&settled).filter(|(_, s)| **s == Settled::Done);
+        let ended = self.ledger.settled(done.map(|(s, _)| (s.delivery, s.copy.id())));
+        if !ended.is_empty() {
+            self.queue.acknowledge(ended);
+        }
+        Ok(settled)
+    }
+
+    /// Children are durable before their parent's end is written; a parent that ended already has
+    /// them.
+    async fn publish_children(&self, settlements: &[Settlement]) -> Result<()> {
+        let mut parcels: Vec<Parcel> = Vec::new();
+        for settlement in settlements {
+            let Verdict::Succeed { fence, children, .. } = &settlement.verdict else {
+                continue;
+            };
+            if children.is_empty() {
+                continue;
+            }
+            let entry = self.entry(&settlement.copy).await?;
+            if !entry.is_some_and(|e| e.state.is_ended() && e.fence() == *fence) {
+                parcels.extend(children.iter().cloned());
+            }
+        }
+        if parcels.is_empty() {
+            return Ok(());
+        }
+        let pushed = self.push_all(parcels).await;
+        self.check(pushed)
+    }
+
+    /// What goes back into the queue for this settlement.
+    fn back(&self, at: usize, settlement: &Settlement, now: Timestamp) -> Option<Back> {
+        let copy = &settlement.copy;
+        let work = || Route::Work(copy.core.queue.clone(), copy.core.class);
+        let later = |due: Timestamp, coarse| self.route(copy, due.since(now), coarse);
+        let (copy, route, with) = match &settlement.verdict {
+            Verdict::Release(release) => {
+                // A delivery that was lost is in the queue already.
+                if !self.ledger.holds(settlement.delivery, copy.id()) {
+                    return None;
+                }
+                let route = match *release {
+                    Release::Now | Release::Alone => work(),
+                    Release::Busy(until) | Release::Parked(until) => later(until, true),
+                    Release::NotDue(due) => later(due, false),
+                };
+                let with = (*release != Release::Alone).then_some(settlement.delivery);
+                (release.of(copy, now), route, with)
+            }
+            Verdict::Leave { successor, note, .. } => {
+                let error = note.as_ref().and_then(|n: &AttemptNote| n.error.as_ref());
+                let next = successor.copy(copy, error.map(|e| e.as_str()));
+                (next, self.successor_route(copy, *successor, now), None)
+            }
+            Verdict::Replay(successor) => {
+                let next = successor.copy(copy, None);
+                (next, self.successor_route(copy, *successor, now), None)
+            }
+            Verdict::GiveBack { .. } => (copy.clone(), work(), None),
+            Verdict::Detach => {
+                let (watch, _) = detach(None, copy, limits::LEASE, now);
+                let wait = limits::LEASE + Duration::from_secs(1);
+                (watch, self.route(copy, wait, true), None)
+            }
+            Verdict::Acknowledge | Verdict::Succeed { .. } | Verdict::Cancel { .. } => return None,
+        };
+        Some(Back { at, copy, route, with })
+    }
+
+    fn successor_route(&self, copy: &JobCopy, successor: Successor, now: Timestamp) -> Route {
+        match successor.why {
+            Leaving::Death => Route::Side(Side::Dead, None),
+            Leaving::Retry => self.route(copy, successor.due.since(now), true),
+            Leaving::Snooze => self.route(copy, successor.due.since(now), false),
+        }
+    }
+
+    /// To its queue, at once or later.
+    pub(super) fn route(&self, copy: &JobCopy, wait: Duration, coarse: bool) -> Route {
+        let (queue, class) = (copy.core.queue.clone(), copy.core.class);
+        if wait.is_zero() {
+            Route::Work(queue, class)
+        } else {
+            Route::Later(queue, class, wait, coarse)
+        }
+    }
+
+    /// Publishes copies, one message for those that may travel together; answers the bytes of each.
+    async fn release(&self, back: Vec<Back>) -> Result<HashMap<usize, bytes::Bytes>> {
+        let mut parcels: Vec<(Route, Option<DeliveryId>, Vec<usize>, Vec<JobCopy>)> = Vec::new();
+        for Back { at, copy, route, with } in back {
+            let mate = parcels
+                .iter_mut()
+                .find(|(other, delivery, ..)| with.is_some() && *delivery == with && *other == route);
+            match mate {
+                Some((_, _, places, copies)) => {
+                    places.push(at);
+                    copies.push(copy);
+                }
+                None => parcels.push((route, with, vec![at], vec![copy])),
+            }
+        }
+        if parcels.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let mut bodies = HashMap::new();
+        let mut messages = Vec::new();
+        for (to, _, places, copies) in parcels {
+            // Copies of one delivery have one header and one record, so they go together.
+            let parcel = Parcel::several(copies).map_err(|e| Error::unreachable("a parcel", e))?;
+            let body: bytes::Bytes = parcel.encode().into();
+            bodies.extend(places.into_iter().map(|at| (at, body.clone())));
+            messages.push(Outgoing { to, body });
+        }
+        let published = self.queue.publish(messages).await;
+        self.check(published)?;
+        Ok(bodies)
+    }
+
+    fn check(&self, published: Vec<Pushed>) -> Result<()> {
+        for pushed in published {
+            if let Pushed::Rejected(why) | Pushed::Unknown(why) = pushed {
+                return Err(Error::unreachable(&self.queue.place(), why));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What is remembered before anything is published.
+fn first_change(settlement: &Settlement) -> Option<Change> {
+    let copy = settlement.copy.clone();
+    Some(match settlement.verdict.clone() {
+        Verdict::Succeed {
+            fence,
+            result,
+            receipt,
+            ..
+        } => {
+            let inline = result.bytes.len() <= limits::INLINE_BYTES;
+            let big = (!inline).then(|| beside(&result));
+            let end = End::Succeeded(inline.then_some(result));
+            Change::End {
+                copy,
+                fence,
+                end,
+                big,
+                receipt,
+            }
+        }
+        Verdict::Cancel { fence, note, receipt } => Change::End {
+            copy,
+            fence,
+            end: End::Cancelled(note),
+            big: None,
+            receipt,
+        },
+        Verdict::Leave {
+            fence,
+            successor,
+            reason,
+            note,
+            receipt,
+        } => Change::Leave {
+            copy,
+            fence,
+            successor,
+            reason,
+            note,
+            receipt,
+        },
+        Verdict::GiveBack { fence, worker } => Change::GiveBack { copy, fence, worker },
+        Verdict::Acknowledge | Verdict::Release(_) | Verdict::Replay(_) | Verdict::Detach => return None,
+    })
+}
+
+fn successor(verdict: &Verdict) -> Option<Successor> {
+    match verdict {
+        Verdict::Leave { successor, .. } | Verdict::Replay(successor) => Some(*successor),
+        _ => None,
+    }
+}

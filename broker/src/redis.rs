@@ -1,0 +1,340 @@
+//! Redis as the store: it remembers.
+
+mod keys;
+mod link;
+mod mail;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use millhand_proto::{Mailbox, Timestamp};
+use redis::Value;
+use tokio::sync::mpsc;
+
+use self::keys::Names;
+use self::link::{Link, millis};
+use crate::backend::{BoxFuture, Mail};
+use crate::error::{Error, Result};
+use crate::pair::store::{Effect, Expected, Found, Key, Pulse, Read, Store, Swap, Swapped};
+
+/// Bytes of one script call, unless a single swap has more.
+const CALL_BYTES: usize = 1 << 20;
+
+/// A Redis server, in one namespace.
+#[derive(Debug)]
+pub(crate) struct Redis {
+    link: Arc<Link>,
+}
+
+impl Redis {
+    /// `url` is taken apart, nothing is connected.
+    pub(crate) fn new(url: &str, place: String, namespace: &str, shards: u16) -> Result<Arc<Self>> {
+        let info = redis::IntoConnectionInfo::into_connection_info(url)
+            .map_err(|_| Error::unusable(&place, "it is no Redis URL: redis://USER:PASSWORD@HOST:PORT/DB".into()))?;
+        let names = Names::new(namespace, shards);
+        let link = Link::new(place, info, names, include_str!("redis/swap.lua"))?;
+        Ok(Arc::new(Self { link }))
+    }
+
+    async fn swap(&self, swaps: Vec<Swap>) -> Result<Vec<Swapped>> {
+        let names = &self.link.names;
+        let mut calls: Vec<Call> = Vec::new();
+        for (at, swap) in swaps.iter().enumerate() {
+            let shard = swap.shard(names);
+            let bytes = swap.bytes();
+            let call = calls
+                .iter_mut()
+                .rev()
+                .find(|call| call.shard == shard && call.bytes + bytes <= CALL_BYTES);
+            match call {
+                Some(call) => {
+                    call.bytes += bytes;
+                    call.swaps.push(at);
+                }
+                None => calls.push(Call {
+                    shard,
+                    bytes,
+                    swaps: vec![at],
+                }),
+            }
+        }
+        let mut answers: Vec<Option<Swapped>> = vec![None; swaps.len()];
+        let asked = calls.iter().map(|call| {
+            let command = self.command(call.swaps.iter().map(|at| &swaps[*at]), call.swaps.len());
+            self.link.command(command)
+        });
+        for (call, answer) in calls.iter().zip(futures_util::future::join_all(asked).await) {
+            let Value::Array(answer) = answer? else {
+                return Err(self.strange());
+            };
+            for (at, value) in call.swaps.iter().zip(answer) {
+                answers[*at] = Some(match value {
+                    Value::Int(_) => Swapped::Done,
+                    Value::Array(current) => Swapped::Current(current.into_iter().map(bulk).collect()),
+                    _ => return Err(self.strange()),
+                });
+            }
+        }
+        answers.into_iter().map(|a| a.ok_or_else(|| self.strange())).collect()
+    }
+
+    fn command<'s>(&self, swaps: impl Iterator<Item = &'s Swap>, count: usize) -> redis::Cmd {
+        let names = &self.link.names;
+        let mut keys: Vec<String> = Vec::new();
+        let mut args = Args(Vec::new());
+        args.number(count);
+        for swap in swaps {
+            args.number(swap.writes.len());
+            for write in &swap.writes {
+                keys.push(names.key(&write.key));
+                match &write.expected {
+                    Expected::Absent => args.bytes(b""),
+                    Expected::Fresh => args.bytes(b"fresh"),
+                    Expected::Version(version) => args.bytes(version),
+                }
+                args.span(write.keep);
+                args.bytes(write.bytes.as_deref().unwrap_or_default());
+            }
+            args.number(swap.effects.len());
+            for effect in &swap.effects {
+                // What, bytes, how long it is kept, and a field: always four.
+                let none: &[u8] = b"";
+                match effect {
+                    Effect::Put(key, bytes, keep) => {
+                        keys.push(names.key(key));
+                        args.effect(b"put", bytes, *keep, none);
+                    }
+                    Effect::Delete(key) => {
+                        keys.push(names.key(key));
+                        args.effect(b"del", none, Duration::ZERO, none);
+                    }
+                    Effect::Append(key, bytes, keep) => {
+                        keys.push(names.key(key));
+                        args.effect(b"app", bytes, *keep, b"0");
+                    }
+                    Effect::AppendCapped(key, bytes, keep, most) => {
+                        keys.push(names.key(key));
+                        args.effect(b"app", bytes, *keep, most.to_string().as_bytes());
+                    }
+                    Effect::Field(key, field, bytes, keep) => {
+                        keys.push(names.key(key));
+                        args.effect(b"fld", bytes, *keep, field.as_bytes());
+                    }
+                    Effect::Unfield(key, field) => {
+                        keys.push(names.key(key));
+                        args.effect(b"unf", none, Duration::ZERO, field.as_bytes());
+                    }
+                    Effect::Add(key, field, number, keep) => {
+                        keys.push(names.key(key));
+                        args.effect(b"add", number.to_string().as_bytes(), *keep, field.as_bytes());
+                    }
+                    Effect::Post(mailbox, mail) => {
+                        let (kind, id) = mail::encode(*mail);
+                        args.bytes(b"post");
+                        args.bytes(&id);
+                        args.bytes(kind.as_bytes());
+                        args.bytes(names.channel(*mailbox).as_bytes());
+                    }
+                }
+            }
+        }
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(self.link.swap.get_hash()).arg(keys.len()).arg(keys).arg(args.0);
+        command
+    }
+
+    async fn read(&self, reads: Vec<Read>) -> Result<Vec<Found>> {
+        let names = &self.link.names;
+        // All single keys of a shard are one command.
+        let mut gets: Vec<(u16, Vec<usize>)> = Vec::new();
+        let mut ask = redis::pipe();
+        let mut others = Vec::new();
+        for (at, read) in reads.iter().enumerate() {
+            if let Read::Get(key) = read {
+                let shard = names.shard(key);
+                match gets.iter_mut().find(|(other, _)| *other == shard) {
+                    Some((_, places)) => places.push(at),
+                    None => gets.push((shard, vec![at])),
+                }
+            }
+        }
+        for (_, places) in &gets {
+            let keys: Vec<String> = places
+                .iter()
+                .filter_map(|at| match &reads[*at] {
+                    Read::Get(key) => Some(names.key(key)),
+                    _ => None,
+                })
+                .collect();
+            ask.cmd("MGET").arg(keys);
+        }
+        for (at, read) in reads.iter().enumerate() {
+            match read {
+                Read::Get(_) => continue,
+                Read::Tail { key, skip, count } => {
+                    let (from, to) = (skip + count, skip + 1);
+                    ask.cmd("LRANGE").arg(names.key(key)).arg(format!("-{from}")).arg(format!("-{to}"));
+                }
+                Read::Fields(key) => {
+                    ask.cmd("HGETALL").arg(names.key(key));
+                }
+            }
+            others.push(at);
+        }
+        let mut found: Vec<Option<Found>> = vec![None; reads.len()];
+        if gets.is_empty() && others.is_empty() {
+            return Ok(Vec::new());
+        }
+        let answers: Vec<Value> = self.link.ask(ask).await?;
+        let mut answers = answers.into_iter();
+        for (_, places) in gets {
+            let Some(Value::Array(values)) = answers.next() else {
+                return Err(self.strange());
+            };
+            for (at, value) in places.into_iter().zip(values) {
+                found[at] = Some(Found::Bytes(bulk(value)));
+            }
+        }
+        for (at, value) in others.into_iter().zip(answers) {
+            found[at] = Some(match value {
+                Value::Array(list) => Found::List(list.into_iter().filter_map(bulk).collect()),
+                Value::Map(fields) => Found::Fields(
+                    fields
+                        .into_iter()
+                        .filter_map(|(field, value)| {
+                            let field = String::from_utf8(bulk(field)?.to_vec()).ok()?;
+                            Some((field, bulk(value)?))
+                        })
+                        .collect(),
+                ),
+                _ => return Err(self.strange()),
+            });
+        }
+        found.into_iter().map(|f| f.ok_or_else(|| self.strange())).collect()
+    }
+
+    /// An answer of a kind that no server of ours gives.
+    fn strange(&self) -> Error {
+        Error::unreachable(&self.link.place, "it gave an answer of an unexpected kind")
+    }
+}
+
+/// Swaps that go in one script call.
+struct Call {
+    shard: u16,
+    bytes: usize,
+    swaps: Vec<usize>,
+}
+
+impl Swap {
+    fn shard(&self, names: &Names) -> u16 {
+        let of_effect = self.effects.iter().find_map(Effect::key);
+        let key = self.writes.first().map(|write| &write.key).or(of_effect);
+        key.map_or(0, |key| names.shard(key))
+    }
+
+    /// What it adds to a call, about.
+    fn bytes(&self) -> usize {
+        let writes = self.writes.iter().map(|w| w.bytes.as_ref().map_or(0, Vec::len) + 100);
+        let effects = self.effects.iter().map(|effect| match effect {
+            Effect::Put(_, bytes, _)
+            | Effect::Append(_, bytes, _)
+            | Effect::AppendCapped(_, bytes, ..)
+            | Effect::Field(_, _, bytes, _) => bytes.len() + 100,
+            _ => 100,
+        });
+        writes.chain(effects).sum()
+    }
+}
+
+impl Effect {
+    fn key(&self) -> Option<&Key> {
+        match self {
+            Self::Put(key, ..)
+            | Self::Delete(key)
+            | Self::Append(key, ..)
+            | Self::AppendCapped(key, ..)
+            | Self::Field(key, ..)
+            | Self::Unfield(key, ..)
+            | Self::Add(key, ..) => Some(key),
+            Self::Post(..) => None,
+        }
+    }
+}
+
+struct Args(Vec<Vec<u8>>);
+
+impl Args {
+    fn bytes(&mut self, bytes: &[u8]) {
+        self.0.push(bytes.to_vec());
+    }
+    fn number(&mut self, number: usize) {
+        self.0.push(number.to_string().into_bytes());
+    }
+    fn span(&mut self, span: Duration) {
+        self.0.push(millis(span).to_string().into_bytes());
+    }
+    fn effect(&mut self, what: &[u8], bytes: &[u8], keep: Duration, field: &[u8]) {
+        self.bytes(what);
+        self.bytes(bytes);
+        self.span(keep);
+        self.bytes(field);
+    }
+}
+
+fn bulk(value: Value) -> Option<Bytes> {
+    match value {
+        Value::BulkString(bytes) => Some(bytes.into()),
+        _ => None,
+    }
+}
+
+impl Store for Redis {
+    fn place(&self) -> String {
+        self.link.place.clone()
+    }
+
+    fn now(&self) -> Timestamp {
+        self.link.now()
+    }
+
+    fn swap(&self, swaps: Vec<Swap>) -> BoxFuture<'_, Result<Vec<Swapped>>> {
+        Box::pin(Self::swap(self, swaps))
+    }
+
+    fn read(&self, reads: Vec<Read>) -> BoxFuture<'_, Result<Vec<Found>>> {
+        Box::pin(Self::read(self, reads))
+    }
+
+    fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>> {
+        Box::pin(async move {
+            let (mails, reader) = self.link.mailboxes.open(mailbox);
+            self.link.subscribe(mailbox).await?;
+            let link = Arc::downgrade(&self.link);
+            self.link.io.handle().spawn(async move {
+                reader.closed().await;
+                if let Some(link) = link.upgrade()
+                    && link.mailboxes.close(mailbox)
+                {
+                    link.unsubscribe(mailbox).await;
+                }
+            });
+            Ok(mails)
+        })
+    }
+
+    fn pulse(&self) -> BoxFuture<'_, Result<Pulse>> {
+        Box::pin(async {
+            let epoch = self.link.epoch().await?;
+            Ok(Pulse {
+                epoch,
+                connections: self.link.made(),
+            })
+        })
+    }
+
+    fn shards(&self) -> u16 {
+        self.link.names.shards
+    }
+}
