@@ -14,6 +14,7 @@ mod io;
 mod local;
 pub mod memory;
 mod pair;
+mod rabbitmq;
 mod redis;
 pub mod sqlite;
 mod url;
@@ -26,5 +27,5 @@ pub use backend::{
 pub use clock::Clock;
 pub use coalesce::Coalescer;
 pub use error::{Error, Result};
-pub use url::{BackendUrl, UrlError, open};
+pub use url::{BackendUrl, PairUrl, UrlError, open};
 pub use view::{JobFilter, JobPage, JobView, QueueView, Unreadable, WorkerBeat, WorkerView};

@@ -7,6 +7,7 @@ mod changes;
 mod consume;
 mod control;
 mod deliveries;
+pub(crate) mod fake;
 mod operate;
 mod push;
 pub(crate) mod queue;
@@ -94,7 +95,9 @@ impl Pair {
 
     async fn claim_all(&self, claims: Vec<Claim>) -> Result<Vec<Meeting>> {
         let copies: Vec<_> = claims.iter().map(|claim| claim.copy.clone()).collect();
-        let changes = claims.into_iter().map(|Claim { copy, situation }| Change::Claim { copy, situation });
+        let changes = claims
+            .into_iter()
+            .map(|Claim { copy, situation }| Change::Claim { copy, situation });
         let mut met = Vec::with_capacity(copies.len());
         for (copy, reply) in copies.iter().zip(self.records.change(changes.collect()).await) {
             let Reply::Met(meeting) = reply? else {
@@ -225,4 +228,3 @@ impl Backend for Shared {
         Box::pin(self.0.notes.flush())
     }
 }
-

@@ -140,7 +140,11 @@ impl Redis {
             }
         }
         let mut command = redis::cmd("EVALSHA");
-        command.arg(self.link.swap.get_hash()).arg(keys.len()).arg(keys).arg(args.0);
+        command
+            .arg(self.link.swap.get_hash())
+            .arg(keys.len())
+            .arg(keys)
+            .arg(args.0);
         command
     }
 
@@ -174,7 +178,10 @@ impl Redis {
                 Read::Get(_) => continue,
                 Read::Tail { key, skip, count } => {
                     let (from, to) = (skip + count, skip + 1);
-                    ask.cmd("LRANGE").arg(names.key(key)).arg(format!("-{from}")).arg(format!("-{to}"));
+                    ask.cmd("LRANGE")
+                        .arg(names.key(key))
+                        .arg(format!("-{from}"))
+                        .arg(format!("-{to}"));
                 }
                 Read::Fields(key) => {
                     ask.cmd("HGETALL").arg(names.key(key));

@@ -1,11 +1,17 @@
-//! Back ends by name: `sqlite:millhand.db`, `memory:`.
+//! Back ends by name: `sqlite:millhand.db`, `memory:`, or `amqp://…` together with `redis://…`.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+
+use millhand_proto::Namespace;
 
 use crate::backend::Backend;
 use crate::error::Result;
 use crate::memory::Memory;
+use crate::pair::{self, Pair};
+use crate::rabbitmq::RabbitMq;
+use crate::redis::Redis;
 use crate::sqlite::Sqlite;
 
 /// A URL that names no back end.
@@ -13,7 +19,22 @@ use crate::sqlite::Sqlite;
 #[error("{shown:?} names no back end: {problem}")]
 pub struct UrlError {
     shown: String,
-    problem: &'static str,
+    problem: String,
+    of_store: bool,
+}
+
+impl UrlError {
+    /// What is wrong, without the URL.
+    #[must_use]
+    pub fn problem(&self) -> &str {
+        &self.problem
+    }
+
+    /// Whether the store's URL is wrong, not the broker's.
+    #[must_use]
+    pub fn is_of_store(&self) -> bool {
+        self.of_store
+    }
 }
 
 /// Where jobs and records are kept.
@@ -23,20 +44,171 @@ pub enum BackendUrl {
     Memory,
     /// In one file.
     Sqlite(PathBuf),
+    /// RabbitMQ carries, Redis remembers.
+    Pair(PairUrl),
+}
+
+/// Two servers and a namespace on them.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PairUrl {
+    broker: Server,
+    store: Server,
+    namespace: Namespace,
+    shards: u16,
+}
+
+impl PairUrl {
+    /// The namespace: the part of both servers that is used. `?ns=` in the URLs; `main` where they
+    /// do not say.
+    #[must_use]
+    pub fn namespace(&self) -> &Namespace {
+        &self.namespace
+    }
+}
+
+impl fmt::Debug for PairUrl {
+    /// Without users and passwords.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { broker, store, .. } = self;
+        write!(f, "{} + {} ({})", broker.place, store.place, self.namespace)
+    }
+}
+
+/// A server's URL without what is Millhand's own, and what may be shown of it.
+#[derive(Clone, PartialEq, Eq)]
+struct Server {
+    url: String,
+    place: String,
+    own: Vec<(String, String)>,
+}
+
+impl Server {
+    /// Takes `?ns=` and `?shards=` off, which the client libraries do not know.
+    fn of(url: &str) -> Self {
+        let (address, query) = url.split_once('?').unwrap_or((url, ""));
+        let mut own = Vec::new();
+        let mut theirs = Vec::new();
+        for part in query.split('&').filter(|part| !part.is_empty()) {
+            let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            if matches!(name, "ns" | "shards") {
+                own.push((name.to_owned(), value.to_owned()));
+            } else {
+                theirs.push(part);
+            }
+        }
+        let (scheme, rest) = address.split_once("://").unwrap_or((address, ""));
+        let authority = rest.split('/').next().unwrap_or_default();
+        let host = authority.rsplit('@').next().unwrap_or_default();
+        let mark = if theirs.is_empty() { "" } else { "?" };
+        Self {
+            url: format!("{address}{mark}{}", theirs.join("&")),
+            place: format!("{scheme}://{host}"),
+            own,
+        }
+    }
+
+    fn own(&self, name: &str) -> Option<&str> {
+        self.own
+            .iter()
+            .find(|(own, _)| own == name)
+            .map(|(_, value)| value.as_str())
+    }
+}
+
+/// What may be shown of a URL: it may carry a password, so of one with an authority the scheme.
+fn shown(text: &str) -> String {
+    match text.split_once("://") {
+        Some((scheme, _)) => format!("{}://…", scheme.chars().take(20).collect::<String>()),
+        None => text.chars().take(200).collect(),
+    }
+}
+
+fn scheme(text: &str) -> &str {
+    text.split_once(':').map_or("", |(scheme, _)| scheme)
+}
+
+impl BackendUrl {
+    /// The back end that a broker and a store name together. One name is enough where one place is
+    /// both.
+    ///
+    /// # Errors
+    /// When they name none, or do not fit together.
+    pub fn of(broker: &str, store: Option<&str>) -> std::result::Result<Self, UrlError> {
+        let wrong = |text: &str, of_store, problem: &str| UrlError {
+            shown: shown(text),
+            problem: problem.to_owned(),
+            of_store,
+        };
+        let tls = "TLS is not supported by this version; use amqp:// and redis:// inside a private network";
+        match (scheme(broker), store.map(|store| (scheme(store), store))) {
+            ("amqps", _) => Err(wrong(broker, false, tls)),
+            (_, Some(("rediss", store))) => Err(wrong(store, true, tls)),
+            ("amqp", Some(("redis", store))) => Self::pair(broker, store),
+            ("amqp", None) => Err(wrong(broker, false, "RabbitMQ needs a store beside it: redis://HOST")),
+            ("amqp", Some((_, store))) => Err(wrong(store, true, "the store beside RabbitMQ must be redis://HOST")),
+            ("redis" | "rediss", _) => Err(wrong(
+                broker,
+                false,
+                "Redis remembers, it does not carry: the broker must be amqp://HOST, and this its store",
+            )),
+            (_, Some(("redis", store))) => Err(wrong(
+                store,
+                true,
+                "Redis is the store of RabbitMQ: the broker must be amqp://HOST",
+            )),
+            (_, None) => broker.parse(),
+            (_, Some((_, store))) => {
+                let url: Self = broker.parse()?;
+                if store.parse::<Self>().ok() == Some(url.clone()) {
+                    Ok(url)
+                } else {
+                    Err(wrong(store, true, "it must be the same as the broker, or not be set"))
+                }
+            }
+        }
+    }
+
+    fn pair(broker: &str, store: &str) -> std::result::Result<Self, UrlError> {
+        let (at_broker, at_store) = (Server::of(broker), Server::of(store));
+        let wrong = |of_store, problem: String| UrlError {
+            shown: shown(if of_store { store } else { broker }),
+            problem,
+            of_store,
+        };
+        for (server, of_store) in [(&at_broker, false), (&at_store, true)] {
+            if server.place.ends_with("://") {
+                return Err(wrong(of_store, "it names no host".into()));
+            }
+        }
+        let namespace = match (at_broker.own("ns"), at_store.own("ns")) {
+            (Some(a), Some(b)) if a != b => {
+                let problem = format!("its namespace is {b:?}, and the broker's is {a:?}: ns must be the same in both");
+                return Err(wrong(true, problem));
+            }
+            (a, b) => a.or(b).unwrap_or("main"),
+        };
+        let namespace = Namespace::new(namespace).map_err(|e| wrong(at_broker.own("ns").is_none(), e.to_string()))?;
+        let shards = at_store.own("shards").unwrap_or("1");
+        let shards = shards.parse().ok().filter(|n| (1..=1024).contains(n));
+        let shards = shards.ok_or_else(|| wrong(true, "shards is a number from 1 to 1024".into()))?;
+        Ok(Self::Pair(PairUrl {
+            broker: at_broker,
+            store: at_store,
+            namespace,
+            shards,
+        }))
+    }
 }
 
 impl std::str::FromStr for BackendUrl {
     type Err = UrlError;
 
+    /// A place that is both broker and store.
     fn from_str(text: &str) -> std::result::Result<Self, UrlError> {
-        // A URL may carry a password: show the scheme only where there is an authority.
-        let shown = match text.split_once("://") {
-            Some((scheme, _)) => format!("{}://…", scheme.chars().take(20).collect::<String>()),
-            None => text.chars().take(200).collect(),
-        };
-        let err = |problem| UrlError {
-            shown: shown.clone(),
-            problem,
+        let err = |problem: &str| UrlError {
+            shown: shown(text),
+            problem: problem.to_owned(),
+            of_store: false,
         };
         match text.split_once(':') {
             Some(("memory", "")) => Ok(Self::Memory),
@@ -50,21 +222,33 @@ impl std::str::FromStr for BackendUrl {
                     _ => Ok(Self::Sqlite(path.into())),
                 }
             }
-            Some(("amqp" | "amqps", _)) => Err(err("RabbitMQ is not supported by this version yet")),
-            Some(("redis" | "rediss", _)) => Err(err("Redis is not supported by this version yet")),
-            _ => Err(err("it must be sqlite:FILE or memory:")),
+            Some(("amqp" | "amqps" | "redis" | "rediss", _)) => Self::of(text, None),
+            _ => Err(err(
+                "it must be sqlite:FILE or memory:, or amqp://HOST with a store at redis://HOST",
+            )),
         }
     }
 }
 
-/// Opens a back end. A SQLite file is made when there is none.
+/// Opens a back end. A SQLite file is made when there is none; servers are connected to when they
+/// are used first.
 ///
 /// # Errors
-/// When the file cannot be opened, or holds something else.
+/// When the file cannot be opened, or holds something else; when a server's URL cannot be used.
 pub fn open(url: &BackendUrl) -> Result<Arc<dyn Backend>> {
     Ok(match url {
         BackendUrl::Memory => Memory::open()?,
         BackendUrl::Sqlite(path) => Sqlite::open(path)?,
+        BackendUrl::Pair(PairUrl {
+            broker,
+            store,
+            namespace,
+            shards,
+        }) => {
+            let queue = RabbitMq::new(&broker.url, namespace.as_str())?;
+            let store = Redis::new(&store.url, store.place.clone(), namespace.as_str(), *shards)?;
+            Arc::new(pair::Shared(Pair::new(queue, store)?))
+        }
     })
 }
 
@@ -77,13 +261,48 @@ mod tests {
         assert_eq!("memory:".parse(), Ok(BackendUrl::Memory));
         assert_eq!("sqlite:a/b.db".parse(), Ok(BackendUrl::Sqlite("a/b.db".into())));
         assert_eq!("sqlite:///a/b.db".parse(), Ok(BackendUrl::Sqlite("/a/b.db".into())));
-        for bad in ["", "a.db", "sqlite:", "memory:x", "http://x", "sqlite::memory:"] {
+        for bad in [
+            "",
+            "a.db",
+            "sqlite:",
+            "memory:x",
+            "http://x",
+            "sqlite::memory:",
+            "amqp://x",
+            "redis://x",
+        ] {
             assert!(bad.parse::<BackendUrl>().is_err(), "{bad}");
         }
-        let e = "amqp://ana:canary@host/%2f"
-            .parse::<BackendUrl>()
-            .unwrap_err()
-            .to_string();
-        assert!(!e.contains("canary"), "{e}");
+    }
+
+    #[test]
+    fn two_servers_are_one_back_end_in_one_namespace() {
+        let both = |broker: &str, store: &str| BackendUrl::of(broker, Some(store));
+        let Ok(BackendUrl::Pair(url)) = both(
+            "amqp://ana:canary@a:5672/%2f?ns=blue&heartbeat=5",
+            "redis://:canary@b/1",
+        ) else {
+            panic!("two servers")
+        };
+        assert_eq!(url.namespace().as_str(), "blue");
+        assert_eq!(url.broker.url, "amqp://ana:canary@a:5672/%2f?heartbeat=5");
+        assert_eq!(url.store.url, "redis://:canary@b/1");
+        assert_eq!(format!("{url:?}"), "amqp://a:5672 + redis://b (blue)");
+        for (broker, store, of_store) in [
+            ("amqp://u:canary@a?ns=x", "redis://u:canary@b?ns=y", true),
+            ("amqp://u:canary@a?ns=Bad", "redis://b", false),
+            ("amqp://u:canary@a", "redis://b?shards=0", true),
+            ("amqp://u:canary@a", "sqlite:x.db", true),
+            ("sqlite:x.db", "redis://u:canary@b", true),
+            ("sqlite:x.db", "sqlite:y.db", true),
+            ("redis://u:canary@b", "redis://b", false),
+            ("amqps://u:canary@b", "redis://b", false),
+            ("amqp://", "redis://b", false),
+        ] {
+            let error = both(broker, store).unwrap_err();
+            assert_eq!(error.is_of_store(), of_store, "{error}");
+            assert!(!error.to_string().contains("canary"), "{error}");
+        }
+        assert_eq!(both("sqlite:x.db", "sqlite:x.db"), "sqlite:x.db".parse());
     }
 }

@@ -1,7 +1,7 @@
 //! What people and programs read.
 
-use serde::{Deserialize, Serialize};
 use millhand_proto::{Class, Entry, JobId, Payload, QueueName, State, TaskName, Timestamp, WorkerId};
+use serde::{Deserialize, Serialize};
 
 /// All that is known of a job.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -182,7 +182,7 @@ pub(crate) fn queues() -> Vec<QueueView> {
     let queue = |name: &str| QueueView {
         name: QueueName::new(name).unwrap(),
         queued: 12_410,
-        scheduled: 3,
+        scheduled: Some(3),
         held: 4,
         oldest: Some(ago(3_700)),
         paused: None,

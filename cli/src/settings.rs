@@ -314,51 +314,25 @@ impl Reader {
         store: Option<&str>,
         store_value: Option<&Value>,
     ) -> Option<BackendUrl> {
-        let fleet = |url: &str, schemes: [&str; 2]| schemes.iter().any(|s| url.starts_with(&format!("{s}://")));
-        let is_amqp = broker.is_some_and(|b| fleet(b, ["amqp", "amqps"]));
-        let is_redis = store.is_some_and(|s| fleet(s, ["redis", "rediss"]));
-        if let (true, Some(value)) = (is_amqp, broker_value) {
-            let problem = "RabbitMQ is not supported by this version yet";
-            if is_redis {
-                self.wrong("broker", value, problem);
-            } else {
-                self.wrong(
-                    "broker",
-                    value,
-                    &format!("{problem}; it will need a store at redis://…"),
-                );
-            }
-            return None;
-        }
-        if let (true, Some(value)) = (is_redis, store_value) {
-            self.wrong("store", value, "Redis is not supported by this version yet");
-            return None;
-        }
-        let url = match (broker, broker_value) {
-            (Some(text), Some(value)) => self.url("broker", text, value)?,
+        let text = match (broker, broker_value) {
+            (Some(text), Some(_)) => text,
             (None, Some(_)) => return None,
-            _ => BackendUrl::Sqlite("millhand.db".into()),
+            _ => "sqlite:millhand.db",
         };
-        match (store, store_value) {
-            (Some(text), Some(value)) => {
-                let other = self.url("store", text, value)?;
-                if other != url {
-                    self.wrong("store", value, "it must be the same as broker, or not be set");
-                    return None;
-                }
-            }
-            (None, Some(_)) => return None,
-            _ => {}
+        if store.is_none() && store_value.is_some() {
+            return None;
         }
-        Some(url)
-    }
-
-    fn url(&mut self, key: &str, text: &str, value: &Value) -> Option<BackendUrl> {
-        match text.parse() {
+        match BackendUrl::of(text, store) {
             Ok(url) => Some(url),
             Err(error) => {
-                let error: millhand_broker::UrlError = error;
-                self.wrong(key, value, &error.to_string());
+                let (key, value) = match (error.is_of_store(), store_value) {
+                    (true, Some(value)) => ("store", Some(value)),
+                    _ => ("broker", broker_value),
+                };
+                match value {
+                    Some(value) => self.wrong(key, value, error.problem()),
+                    None => self.problems.push(error.to_string()),
+                }
                 None
             }
         }
@@ -752,24 +726,25 @@ mod tests {
             ("broker = 5", "/m.toml: broker = 5: it must be text"),
             (
                 "broker = \"x.db\"",
-                "/m.toml: broker = \"x.db\": \"x.db\" names no back end: it must be sqlite:FILE or memory:",
+                "/m.toml: broker = \"x.db\": it must be sqlite:FILE or memory:, \
+                 or amqp://HOST with a store at redis://HOST",
             ),
             (
                 "store = \"sqlite:other.db\"",
-                "/m.toml: store = \"sqlite:other.db\": it must be the same as broker, or not be set",
+                "/m.toml: store = \"sqlite:other.db\": it must be the same as the broker, or not be set",
             ),
             (
                 "broker = \"amqp://ana:canary@h/\"",
-                "/m.toml: broker = \"amqp://…\": RabbitMQ is not supported by this version yet; \
-                 it will need a store at redis://…",
+                "/m.toml: broker = \"amqp://…\": RabbitMQ needs a store beside it: redis://HOST",
             ),
             (
-                "broker = \"amqp://h/\"\nstore = \"redis://h/\"",
-                "/m.toml: broker = \"amqp://…\": RabbitMQ is not supported by this version yet",
+                "broker = \"amqp://h/?ns=a\"\nstore = \"redis://:canary@h/?ns=b\"",
+                "/m.toml: store = \"redis://…\": its namespace is \"b\", \
+                 and the broker's is \"a\": ns must be the same in both",
             ),
             (
                 "store = \"redis://h/\"",
-                "/m.toml: store = \"redis://…\": Redis is not supported by this version yet",
+                "/m.toml: store = \"redis://…\": Redis is the store of RabbitMQ: the broker must be amqp://HOST",
             ),
         ] {
             assert_eq!(load(text, &[], None).unwrap_err(), want, "{text}");
@@ -797,7 +772,8 @@ mod tests {
             (
                 "MILLHAND_BROKER",
                 "http://u:canary@h",
-                "MILLHAND_BROKER = \"http://…\": \"http://…\" names no back end: it must be sqlite:FILE or memory:",
+                "MILLHAND_BROKER = \"http://…\": it must be sqlite:FILE or memory:, \
+                 or amqp://HOST with a store at redis://HOST",
             ),
         ] {
             assert_eq!(load("", &[(name, value)], None).unwrap_err(), want);
@@ -805,7 +781,8 @@ mod tests {
         let flag = load("", &[], Some("x")).unwrap_err();
         assert_eq!(
             flag,
-            "--broker = \"x\": \"x\" names no back end: it must be sqlite:FILE or memory:"
+            "--broker = \"x\": it must be sqlite:FILE or memory:, \
+                 or amqp://HOST with a store at redis://HOST"
         );
         let both = load("a = 1\nb = 2", &[], None).unwrap_err();
         assert_eq!(both.lines().count(), 2, "{both}");

@@ -77,7 +77,7 @@ pub(crate) fn queues(queues: &[QueueView], now: Timestamp, style: Style) -> Stri
         table.row(vec![
             queue.name.as_str().into(),
             grouped(queue.queued).into(),
-            grouped(queue.scheduled).into(),
+            queue.scheduled.map_or_else(|| "-".into(), |n| grouped(n).into()),
             grouped(queue.held).into(),
             cell(queue.oldest.map(|t| now.since(t))),
             cell(queue.paused.map(|t| now.since(t))),

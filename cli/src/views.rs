@@ -354,7 +354,7 @@ impl EnqueueJson {
 pub(crate) struct QueueJson {
     name: String,
     queued: u64,
-    scheduled: u64,
+    scheduled: Option<u64>,
     held: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     oldest_queued_at: Option<String>,

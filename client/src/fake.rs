@@ -61,6 +61,8 @@ impl Backend for Fake {
             shared: false,
             detach: false,
             notices_death_within: Duration::ZERO,
+            keeps_waiting_arguments: true,
+            cancels_strangers: false,
         }
     }
     fn now(&self) -> Timestamp {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millhand_broker::{Claim, Release, Settlement, Verdict};
+use millhand_broker::{Claim, Release, Settled, Settlement, Verdict};
 use millhand_proto::protocol::{Decision, Ended, Meeting, Situation, decide};
 use millhand_proto::{Codec, Leaving, Outcome, Receipt, Successor, Timestamp};
 
@@ -13,18 +13,17 @@ use crate::registry::Executor;
 use crate::room::Waiting;
 
 /// Runs one job to the end of one attempt. It holds a slot; a job that this worker does not know
-/// has none and only learns that it is parked.
-pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
+/// has none and only learns that it is parked. Answers the job when its outcome was stale: its copy
+/// is to be met again.
+pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -> Option<Waiting> {
     let id = job.copy.id();
     let stop = Stop::new();
-    let presence = crew.enter(id, stop.clone());
+    let presence = crew.enter(id, job.delivery, stop.clone());
     let slot_at = crew.backend.now();
 
     // Claim: leave to run, or what to do instead.
     let claim = claim(&crew, &job, presence.is_none(), slot.is_some());
-    let Some(meeting) = crew.claim(claim.clone()).await else {
-        return;
-    };
+    let meeting = crew.claim(claim.clone()).await?;
     let (fence, suspect, crashes) = match meeting {
         Meeting::Run {
             fence,
@@ -35,11 +34,12 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
             drop(slot);
             let verdict = without_run(&instead, &crew);
             tell(&job, &verdict);
-            return crew.settle(settlement(&job, verdict)).await;
+            let settled = crew.settle(settlement(&job, verdict)).await;
+            return (settled == Some(Settled::Stale)).then_some(job);
         }
     };
     // Its older attempt may have been on its way out when this one came in.
-    let presence = presence.or_else(|| crew.enter(id, stop.clone()));
+    let presence = presence.or_else(|| crew.enter(id, job.delivery, stop.clone()));
     crew.claimed(id, claim, fence);
     let claimed_at = crew.backend.now();
     let _alone = if suspect {
@@ -49,11 +49,8 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
     };
 
     // Run.
-    let Some(task) = crew.registry.get(&job.copy.core.task) else {
-        return;
-    };
-    let args = job.copy.args();
-    let Some(args) = args else { return };
+    let task = crew.registry.get(&job.copy.core.task)?;
+    let args = job.copy.args()?;
     let ran = crew
         .executors
         .run(Run {
@@ -129,9 +126,10 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) {
     if let Some(slot) = slot {
         slot.free(ran.run);
     }
-    crew.settle(settlement(&job, verdict)).await;
+    let settled = crew.settle(settlement(&job, verdict)).await;
     drop(window);
     drop(presence);
+    (settled == Some(Settled::Stale)).then_some(job)
 }
 
 fn claim(crew: &Crew, job: &Waiting, running_here: bool, has_slot: bool) -> Claim {

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use millhand_broker::{Backend, Claim, Coalescer, Error, Settled, Settlement};
+use millhand_broker::{Backend, Claim, Coalescer, DeliveryId, Error, Settled, Settlement, Verdict};
 use millhand_proto::protocol::Meeting;
 use millhand_proto::{Fence, JobId, WorkerId, limits};
 use tokio::sync::{Semaphore, mpsc};
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::executors::{Executors, Stop};
 use crate::registry::{Executor, Registry};
+use crate::room::Waiting;
 
 /// Claims or settlements that share one call of the back end.
 const BATCH: usize = 128;
@@ -29,6 +30,9 @@ struct Under {
     renewed: Instant,
     cancel_asked: bool,
     since: Instant,
+    delivery: DeliveryId,
+    /// It no longer holds its delivery.
+    detached: bool,
 }
 
 /// The shared part of a worker.
@@ -44,7 +48,9 @@ pub(crate) struct Crew {
     /// Ends when the worker gives up what it has not claimed.
     pub(crate) stopping: CancellationToken,
     claims: Coalescer<Claim, Meeting>,
-    settlements: Coalescer<Settlement, Settled>,
+    /// Ends and other settlements go apart: an end is remembered also while nothing can be released.
+    ends: Coalescer<Settlement, Settled>,
+    leaves: Coalescer<Settlement, Settled>,
     runs: Mutex<HashMap<JobId, Under>>,
 }
 
@@ -62,18 +68,22 @@ impl Crew {
             let (backend, until) = (Arc::clone(&claimer), until.clone());
             async move { persist("claim", until, || backend.claim(claims.clone())).await }
         });
-        let settler = Arc::clone(&backend);
-        let settlements = Coalescer::new(BATCH, move |settlements: Vec<Settlement>| {
-            let (backend, never) = (Arc::clone(&settler), CancellationToken::new());
-            async move { persist("settle", never, || backend.settle(settlements.clone())).await }
-        });
+        let settles = || {
+            let settler = Arc::clone(&backend);
+            Coalescer::new(BATCH, move |settlements: Vec<Settlement>| {
+                let (backend, never) = (Arc::clone(&settler), CancellationToken::new());
+                async move { persist("settle", never, || backend.settle(settlements.clone())).await }
+            })
+        };
+        let (ends, leaves) = (settles(), settles());
         Self {
             backend,
             me,
             registry,
             executors,
             claims,
-            settlements,
+            ends,
+            leaves,
             window: Semaphore::new(window),
             suspects: Semaphore::new(1),
             stopping,
@@ -86,7 +96,7 @@ impl Crew {
     }
 
     /// Notes that this job is under way here; `None` when another copy of it is.
-    pub(crate) fn enter(self: &Arc<Self>, id: JobId, stop: Stop) -> Option<Presence> {
+    pub(crate) fn enter(self: &Arc<Self>, id: JobId, delivery: DeliveryId, stop: Stop) -> Option<Presence> {
         let mut runs = self.runs();
         if runs.contains_key(&id) {
             return None;
@@ -99,6 +109,8 @@ impl Crew {
                 renewed: Instant::now(),
                 cancel_asked: false,
                 since: Instant::now(),
+                delivery,
+                detached: false,
             },
         );
         Some(Presence {
@@ -192,8 +204,40 @@ impl Crew {
 
     /// Settles one job, for as long as the store is away: what ended is never acknowledged
     /// unremembered.
-    pub(crate) async fn settle(&self, settlement: Settlement) {
-        self.settlements.call(settlement).await;
+    pub(crate) async fn settle(&self, settlement: Settlement) -> Option<Settled> {
+        let door = match settlement.verdict {
+            Verdict::Acknowledge | Verdict::Succeed { .. } | Verdict::Cancel { .. } => &self.ends,
+            _ => &self.leaves,
+        };
+        door.call(settlement).await
+    }
+
+    /// Lets go of the deliveries of runs that last: from now on a watch copy looks after each.
+    pub(crate) async fn detach_long_runs(&self) {
+        if !self.backend.facts().detach {
+            return;
+        }
+        let long: Vec<(JobId, Settlement)> = self
+            .runs()
+            .iter()
+            .filter(|(_, run)| !run.detached && run.since.elapsed() >= limits::DETACH_AFTER)
+            .filter_map(|(id, run)| {
+                let (claim, _) = run.claim.as_ref()?;
+                let settlement = Settlement {
+                    delivery: run.delivery,
+                    copy: claim.copy.clone(),
+                    verdict: Verdict::Detach,
+                };
+                Some((*id, settlement))
+            })
+            .collect();
+        for (id, settlement) in long {
+            if self.settle(settlement).await == Some(Settled::Done)
+                && let Some(run) = self.runs().get_mut(&id)
+            {
+                run.detached = true;
+            }
+        }
     }
 }
 
@@ -239,6 +283,12 @@ pub(crate) enum Event {
     Delivered(Box<millhand_broker::Delivery>),
     /// A consumer ended by itself.
     Deaf(millhand_proto::QueueName),
+    /// A job's outcome was stale: its copy is met again.
+    Again(Box<Waiting>),
+    /// A beat was answered: these queues are paused.
+    Beaten(Vec<millhand_proto::QueueName>),
+    /// Jobs of this queue are ready and do not come.
+    Silent(millhand_proto::QueueName),
     /// A slot is free; how long the job ran, if it ran.
     Freed(Executor, Option<Duration>),
     /// An attempt is over.

@@ -23,6 +23,12 @@ use crate::worker::{Slots, WorkerError};
 /// How often the room is looked at for jobs that wait too long.
 const ROOM_LOOK: Duration = Duration::from_millis(250);
 
+/// A worker with free slots to which nothing came for so long looks whether it is deaf: whether
+/// jobs are ready that its consumer does not bring.
+const SILENCE: Duration = Duration::from_secs(60);
+/// After this they are still there.
+const SILENCE_AGAIN: Duration = Duration::from_secs(3);
+
 /// How long interrupted jobs may take to be given back. A worker that is told to stop stops, even
 /// if the back end takes nothing more: its deliveries come again.
 const LAST_WORDS: Duration = Duration::from_secs(5);
@@ -61,6 +67,8 @@ struct Bench {
 struct Tap {
     flow: watch::Sender<Flow>,
     paused: bool,
+    /// When something came last.
+    came: Instant,
 }
 
 /// The loop's own state. Nothing here is shared: attempts speak to it by events.
@@ -74,6 +82,8 @@ pub(crate) struct Dispatch {
     /// Jobs per parcel, in the mean, times 16.
     parcel_jobs: usize,
     beat: WorkerBeat,
+    /// The beat that is under way, or was last.
+    beating: Option<tokio::task::JoinHandle<()>>,
     events: mpsc::UnboundedSender<Event>,
 }
 
@@ -114,12 +124,8 @@ impl Dispatch {
                         }
                     }
                 }
-                mail = mails.recv() => this.read_mail(mail).await,
-                _ = beats.tick() => {
-                    this.beat().await;
-                    this.crew.look_after_long_runs().await;
-                    this.crew.renew().await;
-                }
+                mail = mails.recv() => this.read_mail(mail),
+                _ = beats.tick() => this.beat(),
                 _ = looks.tick(), if !this.room.is_empty() || idle => {
                     this.release_overdue();
                     if idle && this.is_quiet() {
@@ -199,6 +205,7 @@ impl Dispatch {
             under_way: 0,
             parcel_jobs: 16,
             beat,
+            beating: None,
             events,
         };
         // The consumers make this process known as a worker before its mailbox is opened.
@@ -225,11 +232,12 @@ impl Dispatch {
                 Tap {
                     flow: consumer.flow,
                     paused: false,
+                    came: Instant::now(),
                 },
             );
         }
         let mails = plan.backend.watch(me).await?;
-        this.beat().await;
+        this.beat();
         Ok((this, inbox, mails))
     }
 
@@ -272,6 +280,14 @@ impl Dispatch {
                 }
             }
             Event::Over => self.under_way -= 1,
+            Event::Again(job) => self.place(*job),
+            Event::Beaten(paused) => self.pause(&paused),
+            Event::Silent(queue) => {
+                // Something may have come while it was looked.
+                if self.silent().contains(&queue) {
+                    return Err(WorkerError::Deaf(queue));
+                }
+            }
             Event::Deaf(queue) => return Err(WorkerError::Deaf(queue)),
         }
         Ok(())
@@ -288,8 +304,10 @@ impl Dispatch {
         let arrived_at: Timestamp = self.crew.backend.now();
         let split = must_split(&parcel, redeliveries);
         self.parcel_jobs = (self.parcel_jobs * 15 + parcel.jobs().len() * 16) / 16;
+        if let Some(tap) = self.taps.get_mut(parcel.queue()) {
+            tap.came = Instant::now();
+        }
         for copy in parcel.into_jobs() {
-            let executor = self.crew.registry.get(&copy.core.task).map(|task| task.executor);
             let job = Waiting {
                 delivery: id,
                 copy,
@@ -298,31 +316,39 @@ impl Dispatch {
                 arrived_at,
                 since: Instant::now(),
             };
-            if split || self.taps.get(&job.copy.core.queue).is_some_and(|tap| tap.paused) {
-                self.hand_back(vec![job]);
-                continue;
+            if split {
+                self.hand_back(vec![job], Release::Alone);
+            } else if self.taps.get(&job.copy.core.queue).is_some_and(|tap| tap.paused) {
+                self.hand_back(vec![job], Release::Now);
+            } else {
+                self.place(job);
             }
-            match executor {
-                Some(executor) if self.benches.get(&executor).is_some_and(|b| b.slots > 0) => {
-                    self.room.put(executor, job);
-                }
-                // Not known here: it learns so without a slot.
-                _ => {
-                    self.under_way += 1;
-                    spawn(Arc::clone(&self.crew), job, None, self.events.clone());
-                }
+        }
+    }
+
+    /// Gives a job its place in the room.
+    fn place(&mut self, job: Waiting) {
+        let executor = self.crew.registry.get(&job.copy.core.task).map(|task| task.executor);
+        match executor {
+            Some(executor) if self.benches.get(&executor).is_some_and(|b| b.slots > 0) => {
+                self.room.put(executor, job);
+            }
+            // Not known here: it learns so without a slot.
+            _ => {
+                self.under_way += 1;
+                spawn(Arc::clone(&self.crew), job, None, self.events.clone());
             }
         }
     }
 
     /// Puts unclaimed jobs back into their queue.
-    fn hand_back(&mut self, jobs: Vec<Waiting>) {
+    fn hand_back(&mut self, jobs: Vec<Waiting>, how: Release) {
         for job in jobs {
             let crew = Arc::clone(&self.crew);
             let over = Over(self.events.clone());
             self.under_way += 1;
             tokio::spawn(async move {
-                crew.settle(settlement(&job, Verdict::Release(Release::Now))).await;
+                crew.settle(settlement(&job, Verdict::Release(how))).await;
                 drop(over);
             });
         }
@@ -341,7 +367,7 @@ impl Dispatch {
                 bench.held = true;
             }
             self.set_flows();
-            self.hand_back(late);
+            self.hand_back(late, Release::Now);
         }
     }
 
@@ -369,22 +395,57 @@ impl Dispatch {
         }
     }
 
-    async fn read_mail(&mut self, mail: Option<Mail>) {
+    fn read_mail(&mut self, mail: Option<Mail>) {
         match mail {
             Some(Mail::Cancel(id)) => self.crew.cancel(id),
-            Some(Mail::Control | Mail::Lost) => self.beat().await,
+            Some(Mail::Control | Mail::Lost) => self.beat(),
             Some(Mail::Ended(_)) | None => {}
         }
     }
 
-    /// Says that this worker lives, and learns which queues are paused.
-    async fn beat(&mut self) {
+    /// Says that this worker lives, learns which queues are paused, and looks after long runs:
+    /// beside the loop, which goes on when the store does not answer.
+    fn beat(&mut self) {
+        if self.beating.as_ref().is_some_and(|beat| !beat.is_finished()) {
+            return;
+        }
         let busy: usize = self.benches.values().map(|b| b.slots - b.free.min(b.slots)).sum();
         self.beat.running = u32::try_from(busy).unwrap_or(u32::MAX);
-        match self.crew.backend.beat(self.beat.clone()).await {
-            Ok(paused) => self.pause(&paused),
-            Err(error) => tracing::warn!(%error, "the beat failed"),
+        let (crew, events, beat) = (Arc::clone(&self.crew), self.events.clone(), self.beat.clone());
+        let silent = self.silent();
+        self.beating = Some(tokio::spawn(async move {
+            let paused = crew.backend.beat(beat).await;
+            match paused {
+                Ok(paused) => drop(events.send(Event::Beaten(paused))),
+                Err(error) => tracing::warn!(%error, "the beat failed"),
+            }
+            for queue in silent {
+                if is_deaf(&crew, &queue).await {
+                    let _ = events.send(Event::Silent(queue));
+                }
+            }
+            crew.detach_long_runs().await;
+            crew.look_after_long_runs().await;
+            crew.renew().await;
+        }));
+    }
+
+    /// Queues from which nothing came for long, though all slots are free.
+    fn silent(&self) -> Vec<QueueName> {
+        if self
+            .benches
+            .values()
+            .any(|bench| bench.free < bench.slots || bench.held)
+            || !self.room.is_empty()
+        {
+            return Vec::new();
         }
+        let silent = |tap: &Tap| !tap.paused && tap.came.elapsed() > SILENCE;
+        self.taps
+            .iter()
+            .filter(|(_, tap)| silent(tap))
+            .map(|(queue, _)| queue.clone())
+            .collect()
     }
 
     fn pause(&mut self, queues: &[QueueName]) {
@@ -397,7 +458,7 @@ impl Dispatch {
         if changed {
             self.set_flows();
             let back = self.room.take(|queue| queues.contains(queue));
-            self.hand_back(back);
+            self.hand_back(back, Release::Now);
         }
     }
 
@@ -429,7 +490,7 @@ impl Dispatch {
     ) {
         self.taps.clear();
         let unclaimed = self.room.take(|_| true);
-        self.hand_back(unclaimed);
+        self.hand_back(unclaimed, Release::Now);
         self.crew.stopping.cancel();
         if self.under_way > 0 {
             tracing::info!(
@@ -452,7 +513,7 @@ impl Dispatch {
                     None => break,
                 },
                 // A cancel reaches running jobs also now.
-                mail = mails.recv(), if !mails.is_closed() => self.read_mail(mail).await,
+                mail = mails.recv(), if !mails.is_closed() => self.read_mail(mail),
                 () = &mut deadline => {
                     if told {
                         tracing::warn!(jobs = self.under_way, "the back end does not take what is left; others will find it");
@@ -468,6 +529,11 @@ impl Dispatch {
                     deadline.as_mut().reset(tokio::time::Instant::now() + LAST_WORDS);
                 }
             }
+        }
+        if let Some(beat) = self.beating.take() {
+            beat.abort();
+            // It ended or was ended: either is well.
+            let _ = beat.await;
         }
         let left = tokio::time::timeout(LAST_WORDS, self.crew.backend.leave(self.crew.me)).await;
         if let Err(error) = left.unwrap_or(Err(millhand_broker::Error::Closed)) {
@@ -492,7 +558,20 @@ impl Drop for Over {
 fn spawn(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>, events: mpsc::UnboundedSender<Event>) {
     let over = Over(events);
     tokio::spawn(async move {
-        attempt(crew, job, slot).await;
+        if let Some(job) = attempt(crew, job, slot).await {
+            let _ = over.0.send(Event::Again(Box::new(job)));
+        }
         drop(over);
     });
+}
+
+/// Whether a queue's jobs stay away: some are ready, and still are when they had time to come.
+async fn is_deaf(crew: &Crew, queue: &QueueName) -> bool {
+    for wait in [SILENCE_AGAIN, Duration::ZERO] {
+        match crew.backend.pending(vec![queue.clone()]).await {
+            Ok(pending) if pending.ready > 0 => tokio::time::sleep(wait).await,
+            _ => return false,
+        }
+    }
+    true
 }

@@ -383,14 +383,20 @@ impl<'c> Engine<'c> {
         let Some(view) = self.view(id)? else {
             return Ok(Acted::Unknown);
         };
-        let waiting = self.copies(id)?.into_iter().map(|(_, copy)| copy).max_by_key(|copy| copy.hop.hand);
+        let waiting = self
+            .copies(id)?
+            .into_iter()
+            .map(|(_, copy)| copy)
+            .max_by_key(|copy| copy.hop.hand);
         match (view.entry.state, waiting) {
             (State::Scheduled, Some(mut copy)) => {
                 copy.hop.due = Some(self.now);
                 self.publish(copy)?;
                 Ok(Acted::Done)
             }
-            (state, _) => Ok(Acted::Refused(format!("it is {state}; only scheduled jobs can be run now"))),
+            (state, _) => Ok(Acted::Refused(format!(
+                "it is {state}; only scheduled jobs can be run now"
+            ))),
         }
     }
 

@@ -51,10 +51,17 @@ impl Pair {
         }
         let mut effects = vec![lease(worker, &said)];
         effects.extend(self.registry.note(Key::Workers, &worker.to_string(), now));
-        effects.extend(queues.iter().filter_map(|q| self.registry.note(Key::Queues, q.as_str(), now)));
+        effects.extend(
+            queues
+                .iter()
+                .filter_map(|q| self.registry.note(Key::Queues, q.as_str(), now)),
+        );
         self.effects(effects).await?;
         if forgotten {
-            tracing::warn!(store = self.store.place(), "the store was restarted or lost its memory; what runs here is written again");
+            tracing::warn!(
+                store = self.store.place(),
+                "the store was restarted or lost its memory; what runs here is written again"
+            );
             self.restore().await;
             self.rebuild_due.store(true, std::sync::atomic::Ordering::SeqCst);
         }
@@ -66,7 +73,13 @@ impl Pair {
     async fn restore(&self) {
         let written = self.records.written();
         let changes = written.into_iter().map(|(key, record)| Change::Restore { key, record });
-        for error in self.records.change(changes.collect()).await.into_iter().filter_map(Result::err) {
+        for error in self
+            .records
+            .change(changes.collect())
+            .await
+            .into_iter()
+            .filter_map(Result::err)
+        {
             tracing::warn!(%error, "a record could not be written again");
         }
         self.restore_rules().await;
@@ -118,9 +131,11 @@ impl Pair {
     pub(super) async fn forget_workers(&self) -> Result<()> {
         let found = self.store.read(vec![Read::Fields(Key::Workers)]).await?.pop();
         let now = self.store.now();
-        let old = found.map(Found::fields).unwrap_or_default().into_iter().filter(|(_, at)| {
-            super::control::time(at).is_none_or(|at| now.since(at) > Duration::from_secs(24 * 3600))
-        });
+        let old = found
+            .map(Found::fields)
+            .unwrap_or_default()
+            .into_iter()
+            .filter(|(_, at)| super::control::time(at).is_none_or(|at| now.since(at) > Duration::from_secs(24 * 3600)));
         let effects: Vec<_> = old.map(|(name, _)| Effect::Unfield(Key::Workers, name)).collect();
         if effects.is_empty() {
             return Ok(());

@@ -49,7 +49,11 @@ impl Pair {
                 self.rebuild_due.store(true, std::sync::atomic::Ordering::SeqCst);
             }
             let rebuilt = rebuilt?;
-            tracing::info!(looked_at = rebuilt.looked_at, remembered = rebuilt.remembered, "dead jobs were looked up in the dead queue");
+            tracing::info!(
+                looked_at = rebuilt.looked_at,
+                remembered = rebuilt.remembered,
+                "dead jobs were looked up in the dead queue"
+            );
         }
         self.forget_workers().await
     }
@@ -58,7 +62,12 @@ impl Pair {
     async fn is_caretaker(&self, worker: WorkerId) -> Result<bool> {
         let mine = *worker.as_bytes();
         let bytes = [&mine[..8], &mine[8..]].concat();
-        let found = self.store.read(vec![Read::Get(Key::Caretaker)]).await?.pop().and_then(Found::bytes);
+        let found = self
+            .store
+            .read(vec![Read::Get(Key::Caretaker)])
+            .await?
+            .pop()
+            .and_then(Found::bytes);
         let expected = match found {
             None => Expected::Absent,
             Some(held) if held[..] == mine => Expected::Version(mine[..8].try_into().unwrap_or_default()),
@@ -125,7 +134,9 @@ impl Pair {
                     });
                     continue;
                 };
-                let age = arrival.published_at.map_or(Duration::ZERO, |at| self.store.now().since(at));
+                let age = arrival
+                    .published_at
+                    .map_or(Duration::ZERO, |at| self.store.now().since(at));
                 let left = limits::KEEP_OTHERS.saturating_sub(age).max(Duration::from_secs(60));
                 for copy in parcel.into_jobs() {
                     let known = self.views(&[copy.id()]).await?.pop().flatten();
@@ -161,4 +172,3 @@ impl Pair {
         Parcel::decode(&arrival.body).ok()?.parcel
     }
 }
-

@@ -164,7 +164,11 @@ impl Change {
 /// Where entries of a job may live, in the order of hands.
 pub(super) fn places(id: JobId) -> Vec<RecordKey> {
     let (first, later) = (id.record_at(0), id.record_at(1));
-    if first == later { vec![first] } else { vec![first, later] }
+    if first == later {
+        vec![first]
+    } else {
+        vec![first, later]
+    }
 }
 
 /// What is known while changes are applied.
@@ -200,8 +204,12 @@ impl Group {
 
     /// The job's newest entry, and where it lives.
     fn find(&self, id: JobId) -> Option<(RecordKey, Entry)> {
-        let found = places(id).into_iter().filter_map(|key| Some((key, self.entry(key, id)?)));
-        found.filter(|(_, entry)| !entry.moved).max_by_key(|(_, entry)| entry.hand)
+        let found = places(id)
+            .into_iter()
+            .filter_map(|key| Some((key, self.entry(key, id)?)));
+        found
+            .filter(|(_, entry)| !entry.moved)
+            .max_by_key(|(_, entry)| entry.hand)
     }
 
     fn home(&self, key: RecordKey) -> Option<(QueueName, Class)> {
@@ -256,7 +264,10 @@ impl Group {
                 let entry = self.entry(at(copy), copy.id());
                 let mut situation = situation.clone();
                 situation.now = know.now;
-                let owner = entry.as_ref().filter(|e| e.state == State::Running).and_then(|e| e.owner);
+                let owner = entry
+                    .as_ref()
+                    .filter(|e| e.state == State::Running)
+                    .and_then(|e| e.owner);
                 if let Some(owner) = owner.filter(|owner| *owner != situation.worker) {
                     let Some(alive) = know.alive.get(&owner) else {
                         return Reply::AskOf(owner);
@@ -278,7 +289,8 @@ impl Group {
                 let (written, entry) = finish(entry, copy, *fence, end.clone(), *receipt, know.now);
                 if let (Some(_), Some(big)) = (&entry, big) {
                     let keep = limits::KEEP_SUCCEEDED;
-                    self.effects.push(Effect::Put(Key::Result(copy.id()), big.clone(), keep));
+                    self.effects
+                        .push(Effect::Put(Key::Result(copy.id()), big.clone(), keep));
                 }
                 self.put_copy(know, copy, entry);
                 Reply::Written(written)
@@ -330,7 +342,10 @@ impl Group {
             Change::Detach { copy } => {
                 let entry = self.entry(at(copy), copy.id());
                 let running = entry.filter(|e| e.state == State::Running && e.hand == copy.hop.hand);
-                let detached = running.map(|entry| Entry { detached: true, ..entry });
+                let detached = running.map(|entry| Entry {
+                    detached: true,
+                    ..entry
+                });
                 self.put_copy(know, copy, detached);
                 Reply::Written(Written::Applied)
             }
@@ -353,7 +368,9 @@ impl Group {
                 let id = copy.id();
                 let newest = self.find(id).map(|(_, entry)| entry);
                 let older = newest.as_ref().is_none_or(|entry| entry.hand < copy.hop.hand);
-                let same = newest.as_ref().is_some_and(|e| e.hand == copy.hop.hand && e.state == State::Dead);
+                let same = newest
+                    .as_ref()
+                    .is_some_and(|e| e.hand == copy.hop.hand && e.state == State::Dead);
                 if older {
                     let mut entry = adopt(newest, copy);
                     entry.state = State::Dead;

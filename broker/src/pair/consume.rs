@@ -127,9 +127,13 @@ impl Pump {
         };
         let enqueued_at = parcel.jobs()[0].core.enqueued_at;
         let due = parcel.due().unwrap_or(enqueued_at);
-        let ready_at = due.max(arrival.published_at.unwrap_or(enqueued_at)).min(arrival.taken_at);
+        let ready_at = due
+            .max(arrival.published_at.unwrap_or(enqueued_at))
+            .min(arrival.taken_at);
         let first = arrival.redeliveries == 0;
-        self.pair.ledger.hold(arrival.id, &parcel, self.subscription.worker, first, ready_at);
+        self.pair
+            .ledger
+            .hold(arrival.id, &parcel, self.subscription.worker, first, ready_at);
         Some(Delivery {
             id: arrival.id,
             parcel,
@@ -143,7 +147,10 @@ impl Pump {
         let (pair, queue) = (&self.pair, &self.subscription.queue);
         let reason = bad.first().map(|(_, why)| why.clone()).unwrap_or_default();
         tracing::warn!(%queue, reason, jobs = bad.len(), bytes = arrival.body.len(), "unreadable; set aside");
-        if let Err(error) = pair.publish_one(Route::Side(Side::Unreadable, None), arrival.body.clone()).await {
+        if let Err(error) = pair
+            .publish_one(Route::Side(Side::Unreadable, None), arrival.body.clone())
+            .await
+        {
             tracing::warn!(%queue, %error, "an unreadable message could not be set aside");
             return false;
         }
@@ -157,7 +164,12 @@ impl Pump {
                 reason,
             })
         });
-        let told = pair.records.change(changes.collect()).await.into_iter().find_map(Result::err);
+        let told = pair
+            .records
+            .change(changes.collect())
+            .await
+            .into_iter()
+            .find_map(Result::err);
         let told = told.or(pair.effects(vec![effect]).await.err());
         if let Some(error) = told {
             tracing::debug!(%queue, %error, "an unreadable message is set aside, and not shown");

@@ -35,7 +35,11 @@ impl Rules {
     fn read(fields: Vec<(String, Bytes)>) -> Self {
         let rules = fields.into_iter().filter_map(|(name, bytes)| {
             let (paused, purged) = bytes.split_first_chunk::<8>()?;
-            let time = |bytes: [u8; 8]| Some(i64::from_be_bytes(bytes)).filter(|t| *t > 0).map(Timestamp::from_micros);
+            let time = |bytes: [u8; 8]| {
+                Some(i64::from_be_bytes(bytes))
+                    .filter(|t| *t > 0)
+                    .map(Timestamp::from_micros)
+            };
             let purged = time(purged.try_into().ok()?);
             Some((QueueName::new(&name).ok()?, (time(*paused), purged)))
         });

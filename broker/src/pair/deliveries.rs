@@ -53,7 +53,10 @@ impl Ledger {
     ) {
         let copy = &parcel.jobs()[0];
         let key = copy.id().record_at(copy.hop.hand);
-        let untouched = parcel.jobs().iter().all(|job| job.hop == millhand_proto::Hop::default());
+        let untouched = parcel
+            .jobs()
+            .iter()
+            .all(|job| job.hop == millhand_proto::Hop::default());
         self.records.hold(key, (first && untouched).then(|| accepted(parcel)));
         let held = Held {
             left: parcel.jobs().iter().map(JobCopy::id).collect(),
@@ -68,7 +71,10 @@ impl Ledger {
     }
 
     pub(super) fn holds(&self, delivery: DeliveryId, id: JobId) -> bool {
-        self.state().held.get(&delivery).is_some_and(|held| held.left.contains(&id))
+        self.state()
+            .held
+            .get(&delivery)
+            .is_some_and(|held| held.left.contains(&id))
     }
 
     /// Notes that jobs are settled; answers the deliveries of which nothing is left.
@@ -91,7 +97,12 @@ impl Ledger {
     }
 
     fn forget(&self, which: impl Fn(DeliveryId, &Held) -> bool) -> usize {
-        let gone: Vec<Held> = self.state().held.extract_if(|id, held| which(*id, held)).map(|(_, h)| h).collect();
+        let gone: Vec<Held> = self
+            .state()
+            .held
+            .extract_if(|id, held| which(*id, held))
+            .map(|(_, h)| h)
+            .collect();
         for held in &gone {
             self.records.release(held.key);
         }

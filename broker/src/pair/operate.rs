@@ -74,11 +74,15 @@ impl Pair {
         };
         if view.entry.state != State::Scheduled {
             let state = view.entry.state;
-            return Ok(Acted::Refused(format!("it is {state}; only scheduled jobs can be run now")));
+            return Ok(Acted::Refused(format!(
+                "it is {state}; only scheduled jobs can be run now"
+            )));
         }
         let kept = self.kept(Key::Delayed(id.parcel_key()), id).await?;
         let Some(mut copy) = kept.filter(|copy| copy.hop.hand == view.entry.hand) else {
-            return Ok(Acted::Refused("its arguments are kept only where it waits; it runs when it is due".into()));
+            return Ok(Acted::Refused(
+                "its arguments are kept only where it waits; it runs when it is due".into(),
+            ));
         };
         copy.hop.due = Some(self.store.now());
         let to = Route::Work(copy.core.queue.clone(), copy.core.class);
@@ -99,4 +103,3 @@ impl Pair {
         }
     }
 }
-

@@ -96,7 +96,10 @@ impl Pair {
             let why = format!("the message has {bytes} bytes; the limit is {limit}");
             answers.insert(at.min(answers.len()), Pushed::Rejected(why));
         }
-        let fit = parcels.iter().zip(&answers).filter(|(_, a)| !matches!(a, Pushed::Rejected(_)));
+        let fit = parcels
+            .iter()
+            .zip(&answers)
+            .filter(|(_, a)| !matches!(a, Pushed::Rejected(_)));
         for (((parcel, pushed), body), later) in fit.zip(bodies).zip(later) {
             if *pushed == Pushed::Accepted {
                 self.notes.say(self.note(parcel, body, later, now));
@@ -118,7 +121,10 @@ impl Pair {
         if later {
             effects.push(Effect::Put(Key::Delayed(key), body, keep));
             let index = Key::Index(shard, State::Scheduled);
-            let ids = parcel.jobs().iter().map(|job| Bytes::copy_from_slice(job.id().as_bytes()));
+            let ids = parcel
+                .jobs()
+                .iter()
+                .map(|job| Bytes::copy_from_slice(job.id().as_bytes()));
             effects.extend(ids.map(|id| Effect::AppendCapped(index.clone(), id, keep, INDEX)));
         } else {
             // A subset of a parcel is not the parcel: its jobs are told one by one.
@@ -128,7 +134,10 @@ impl Pair {
             if whole {
                 effects.push(append(listed.into()));
             } else {
-                let ids = parcel.jobs().iter().map(|job| Bytes::copy_from_slice(job.id().as_bytes()));
+                let ids = parcel
+                    .jobs()
+                    .iter()
+                    .map(|job| Bytes::copy_from_slice(job.id().as_bytes()));
                 effects.extend(ids.map(append));
             }
         }

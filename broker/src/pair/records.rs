@@ -153,7 +153,10 @@ impl Lane {
                     slots,
                     effects: Vec::new(),
                 };
-                let replies: Vec<_> = places.iter().map(|at| (*at, group.apply(&changes[*at], &know))).collect();
+                let replies: Vec<_> = places
+                    .iter()
+                    .map(|at| (*at, group.apply(&changes[*at], &know)))
+                    .collect();
                 let questions: Vec<_> = replies
                     .iter()
                     .filter_map(|(_, reply)| match reply {
@@ -167,10 +170,21 @@ impl Lane {
                 asked.extend(questions);
             }
             alive = know.alive;
-            let swaps = worked.iter().map(|(_, group, _)| swap(group, know.now)).collect::<Vec<_>>();
+            let swaps = worked
+                .iter()
+                .map(|(_, group, _)| swap(group, know.now))
+                .collect::<Vec<_>>();
             let (swaps, versions): (Vec<Swap>, Vec<Vec<(RecordKey, Option<Version>)>>) = swaps.into_iter().unzip();
-            let touched: Vec<bool> = swaps.iter().map(|s| !s.writes.is_empty() || !s.effects.is_empty()).collect();
-            let sent: Vec<Swap> = swaps.into_iter().zip(&touched).filter(|(_, t)| **t).map(|(s, _)| s).collect();
+            let touched: Vec<bool> = swaps
+                .iter()
+                .map(|s| !s.writes.is_empty() || !s.effects.is_empty())
+                .collect();
+            let sent: Vec<Swap> = swaps
+                .into_iter()
+                .zip(&touched)
+                .filter(|(_, t)| **t)
+                .map(|(s, _)| s)
+                .collect();
             let mut swapped = if sent.is_empty() {
                 Vec::new()
             } else {

@@ -68,7 +68,9 @@ impl Pair {
             .filter(|(at, _)| settled[*at] == Settled::Done)
             .filter_map(|(at, settlement)| {
                 let published = successor(&settlement.verdict)?;
-                let body = (published.why == Leaving::Death).then(|| bodies.get(&at).cloned()).flatten();
+                let body = (published.why == Leaving::Death)
+                    .then(|| bodies.get(&at).cloned())
+                    .flatten();
                 let copy = settlement.copy.clone();
                 Some((at, Change::Confirm { copy, published, body }))
             })
@@ -221,10 +223,7 @@ fn first_change(settlement: &Settlement) -> Option<Change> {
     let copy = settlement.copy.clone();
     Some(match settlement.verdict.clone() {
         Verdict::Succeed {
-            fence,
-            result,
-            receipt,
-            ..
+            fence, result, receipt, ..
         } => {
             let inline = result.bytes.len() <= limits::INLINE_BYTES;
             let big = (!inline).then(|| beside(&result));

@@ -195,9 +195,8 @@ impl Found {
 
 /// The shard of all keys of the jobs of one parcel (FNV-1a of the parcel's key).
 pub(crate) fn shard_of(parcel: JobId, shards: u16) -> u16 {
-    let hash = parcel
-        .as_bytes()
-        .iter()
-        .fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    let hash = parcel.as_bytes().iter().fold(0x811c_9dc5_u32, |hash, byte| {
+        (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193)
+    });
     u16::try_from(hash % u32::from(shards.max(1))).unwrap_or(0)
 }

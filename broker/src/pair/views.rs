@@ -3,18 +3,16 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use millhand_proto::{
-    Entry, JobCopy, JobId, Parcel, QueueName, Record, RecordKey, State, TaskName, Timestamp, limits,
-};
+use millhand_proto::{Entry, JobCopy, JobId, Parcel, QueueName, Record, RecordKey, State, TaskName, Timestamp, limits};
 
 use super::Pair;
 use super::beats::Said;
 use super::changes::{bucket, places, read_beside};
 use super::control::Rules;
-use crate::view::Unreadable;
 use super::records;
 use super::store::{Key, Read};
 use crate::error::Result;
+use crate::view::Unreadable;
 use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerView};
 
 /// Ids that are read in one piece of a list.
@@ -27,20 +25,26 @@ impl Pair {
     pub(super) async fn entry(&self, copy: &JobCopy) -> Result<Option<Entry>> {
         let key = copy.id().record_at(copy.hop.hand);
         let found = self.store.read(vec![Read::Get(Key::Record(key))]).await?.pop();
-        Ok(found.and_then(records::decode).and_then(|r| r.entry(key, copy.id()).cloned()))
+        Ok(found
+            .and_then(records::decode)
+            .and_then(|r| r.entry(key, copy.id()).cloned()))
     }
 
     /// What is known of these jobs; one answer each, in order.
     pub(super) async fn views(&self, ids: &[JobId]) -> Result<Vec<Option<JobView>>> {
         let mut known: HashMap<RecordKey, Option<Record>> = HashMap::new();
-        self.records_of(ids.iter().map(|id| id.record_at(0)).collect(), &mut known).await?;
+        self.records_of(ids.iter().map(|id| id.record_at(0)).collect(), &mut known)
+            .await?;
         let entry = |known: &HashMap<RecordKey, Option<Record>>, key, id| {
             let record = known.get(&key)?.as_ref()?;
             let entry = record.entry(key, id).filter(|e| !e.moved)?.clone();
             Some((entry, record.queue.clone(), record.class))
         };
         let missing = ids.iter().filter(|id| entry(&known, id.record_at(0), **id).is_none());
-        let later: Vec<_> = missing.map(|id| id.record_at(1)).filter(|key| !known.contains_key(key)).collect();
+        let later: Vec<_> = missing
+            .map(|id| id.record_at(1))
+            .filter(|key| !known.contains_key(key))
+            .collect();
         self.records_of(later, &mut known).await?;
         let mut views: Vec<Option<JobView>> = ids
             .iter()
@@ -138,22 +142,36 @@ impl Pair {
         for state in State::ALL {
             if wants(state) && !matches!(state, State::Queued | State::Running | State::Succeeded) {
                 for shard in 0..self.store.shards() {
-                    self.take_index(&Key::Index(shard, state), filter, &mut seen, &mut page).await?;
+                    self.take_index(&Key::Index(shard, state), filter, &mut seen, &mut page)
+                        .await?;
                 }
             }
         }
         let (queues, tasks) = self.names(filter).await?;
         if wants(State::Queued) || wants(State::Scheduled) {
-            let lists = |shard, at| queues.iter().map(move |q| Key::Accepted(shard, q.clone(), at)).collect();
+            let lists = |shard, at| {
+                queues
+                    .iter()
+                    .map(move |q| Key::Accepted(shard, q.clone(), at))
+                    .collect()
+            };
             self.take_buckets(&lists, filter, &mut seen, &mut page).await?;
         }
         if wants(State::Succeeded) {
-            let lists = |shard, at| tasks.iter().map(move |t| Key::Succeeded(shard, t.clone(), at)).collect();
+            let lists = |shard, at| {
+                tasks
+                    .iter()
+                    .map(move |t| Key::Succeeded(shard, t.clone(), at))
+                    .collect()
+            };
             self.take_buckets(&lists, filter, &mut seen, &mut page).await?;
         }
         let newest = |view: &JobView| {
             let entry = &view.entry;
-            (entry.state.is_ended(), std::cmp::Reverse(entry.ended.unwrap_or(entry.enqueued_at)))
+            (
+                entry.state.is_ended(),
+                std::cmp::Reverse(entry.ended.unwrap_or(entry.enqueued_at)),
+            )
         };
         page.jobs.sort_by_key(newest);
         page.more = page.jobs.len() > limit;
@@ -169,7 +187,9 @@ impl Pair {
         let queues = next().into_iter().filter_map(|(name, _)| QueueName::new(&name).ok());
         let tasks = next().into_iter().filter_map(|(name, _)| TaskName::new(&name).ok());
         Ok((
-            queues.filter(|q| filter.queue.as_ref().is_none_or(|f| f == q)).collect(),
+            queues
+                .filter(|q| filter.queue.as_ref().is_none_or(|f| f == q))
+                .collect(),
             tasks.filter(|t| filter.task.as_ref().is_none_or(|f| f == t)).collect(),
         ))
     }

@@ -58,14 +58,19 @@ pub(super) struct Link {
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link").field("place", &self.place).finish_non_exhaustive()
+        f.debug_struct("Link")
+            .field("place", &self.place)
+            .finish_non_exhaustive()
     }
 }
 
 impl Link {
     pub(super) fn new(place: String, info: ConnectionInfo, names: Names, script: &str) -> Result<Arc<Self>> {
         let tcp = TcpSettings::default().set_nodelay(true);
-        let settings = info.redis_settings().clone().set_protocol(redis::ProtocolVersion::RESP3);
+        let settings = info
+            .redis_settings()
+            .clone()
+            .set_protocol(redis::ProtocolVersion::RESP3);
         let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
         let client = Client::open(info).map_err(|e| Error::unusable(&place, e.to_string()))?;
         Ok(Arc::new(Self {
@@ -197,7 +202,11 @@ impl Link {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.unwrap_or_default().trim().to_owned()
         };
-        let persistence: String = cmd("INFO").arg("persistence").query_async(connection).await.map_err(told)?;
+        let persistence: String = cmd("INFO")
+            .arg("persistence")
+            .query_async(connection)
+            .await
+            .map_err(told)?;
         if persistence.lines().any(|line| line.trim() == "loading:1") {
             return Err(Error::unreachable(&self.place, "it is loading its data"));
         }
@@ -206,20 +215,46 @@ impl Link {
         let shards = i64::from(self.names.shards);
         let (version, kept): (i64, i64) = redis::pipe()
             .atomic()
-            .cmd("HSETNX").arg(&meta).arg("version").arg(DATA_VERSION).ignore()
-            .cmd("HSETNX").arg(&meta).arg("shards").arg(shards).ignore()
-            .cmd("PEXPIRE").arg(&meta).arg(millis(YEAR)).ignore()
-            .cmd("SET").arg(self.names.mark("epoch")).arg(&uuid::Uuid::new_v4().as_bytes()[..]).arg("NX").ignore()
-            .cmd("PEXPIRE").arg(self.names.mark("epoch")).arg(millis(YEAR)).ignore()
-            .cmd("HGET").arg(&meta).arg("version")
-            .cmd("HGET").arg(&meta).arg("shards")
-            .query_async(connection).await.map_err(told)?;
+            .cmd("HSETNX")
+            .arg(&meta)
+            .arg("version")
+            .arg(DATA_VERSION)
+            .ignore()
+            .cmd("HSETNX")
+            .arg(&meta)
+            .arg("shards")
+            .arg(shards)
+            .ignore()
+            .cmd("PEXPIRE")
+            .arg(&meta)
+            .arg(millis(YEAR))
+            .ignore()
+            .cmd("SET")
+            .arg(self.names.mark("epoch"))
+            .arg(&uuid::Uuid::new_v4().as_bytes()[..])
+            .arg("NX")
+            .ignore()
+            .cmd("PEXPIRE")
+            .arg(self.names.mark("epoch"))
+            .arg(millis(YEAR))
+            .ignore()
+            .cmd("HGET")
+            .arg(&meta)
+            .arg("version")
+            .cmd("HGET")
+            .arg(&meta)
+            .arg("shards")
+            .query_async(connection)
+            .await
+            .map_err(told)?;
         if version > DATA_VERSION {
-            let problem = format!("its data has version {version}; this build reads up to {DATA_VERSION}: use a newer millhand");
+            let problem =
+                format!("its data has version {version}; this build reads up to {DATA_VERSION}: use a newer millhand");
             return Err(Error::unusable(&self.place, problem));
         }
         if kept != shards {
-            let problem = format!("its data is spread over {kept} shards, and {shards} are asked for: set shards={kept}");
+            let problem =
+                format!("its data is spread over {kept} shards, and {shards} are asked for: set shards={kept}");
             return Err(Error::unusable(&self.place, problem));
         }
         if number == 1 {
@@ -260,11 +295,17 @@ impl Link {
     /// An error of the server in the words of the door.
     pub(super) fn told(&self, error: &redis::RedisError) -> Error {
         let text = error.to_string();
-        if error.kind() == redis::ErrorKind::AuthenticationFailed || text.contains("WRONGPASS") || text.contains("NOAUTH") {
+        if error.kind() == redis::ErrorKind::AuthenticationFailed
+            || text.contains("WRONGPASS")
+            || text.contains("NOAUTH")
+        {
             return Error::unusable(&self.place, "it refuses the user or password in the URL".into());
         }
         if error.kind() == redis::ErrorKind::RESP3NotSupported {
-            return Error::unusable(&self.place, "it is older than Redis 6, which Millhand needs at least".into());
+            return Error::unusable(
+                &self.place,
+                "it is older than Redis 6, which Millhand needs at least".into(),
+            );
         }
         Error::unreachable(&self.place, text)
     }
@@ -311,7 +352,13 @@ impl Link {
                 // It was flushed: this is a new memory.
                 let mut mark = redis::pipe();
                 let key = self.names.mark("epoch");
-                mark.cmd("SET").arg(&key).arg(&uuid::Uuid::new_v4().as_bytes()[..]).arg("NX").arg("PX").arg(millis(YEAR)).ignore();
+                mark.cmd("SET")
+                    .arg(&key)
+                    .arg(&uuid::Uuid::new_v4().as_bytes()[..])
+                    .arg("NX")
+                    .arg("PX")
+                    .arg(millis(YEAR))
+                    .ignore();
                 mark.cmd("GET").arg(&key);
                 let (memory,): (Option<Vec<u8>>,) = self.ask(mark).await?;
                 memory.unwrap_or_default()
