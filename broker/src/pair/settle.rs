@@ -10,6 +10,7 @@ use millhand_proto::{AttemptNote, JobCopy, Leaving, Parcel, Successor, Timestamp
 use super::Pair;
 use super::changes::{Change, Reply, beside};
 use super::queue::{Outgoing, Route, Side};
+use super::store::Key;
 use crate::backend::{DeliveryId, Pushed, Release, Settled, Settlement, Verdict};
 use crate::error::{Error, Result};
 
@@ -51,6 +52,8 @@ impl Pair {
                 self.ledger.ran(settlement.copy.id());
             }
         }
+
+        self.name_tasks(settlements, now).await;
 
         // Release.
         let back = settlements
@@ -94,6 +97,21 @@ impl Pair {
             self.queue.acknowledge(ended);
         }
         Ok(settled)
+    }
+
+    /// The lists of jobs that succeeded are found by the names of their tasks.
+    async fn name_tasks(&self, settlements: &[Settlement], now: Timestamp) {
+        let succeeded = settlements
+            .iter()
+            .filter(|s| matches!(s.verdict, Verdict::Succeed { .. }));
+        let names: Vec<_> = succeeded
+            .filter_map(|s| self.registry.note(Key::Tasks, s.copy.core.task.as_str(), now))
+            .collect();
+        if !names.is_empty()
+            && let Err(error) = self.effects(names).await
+        {
+            tracing::debug!(%error, "the names of tasks could not be noted");
+        }
     }
 
     /// Children are durable before their parent's end is written; a parent that ended already has
