@@ -24,6 +24,14 @@ struct Back {
     with: Option<DeliveryId>,
 }
 
+/// Copies that go back in one message.
+struct Together {
+    route: Route,
+    with: Option<DeliveryId>,
+    places: Vec<usize>,
+    copies: Vec<JobCopy>,
+}
+
 impl Pair {
     /// Settles; what fails is settled again as a whole, and nothing of it counts twice.
     pub(super) async fn settle_all(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
@@ -196,30 +204,38 @@ impl Pair {
 
     /// Publishes copies, one message for those that may travel together; answers the bytes of each.
     async fn release(&self, back: Vec<Back>) -> Result<HashMap<usize, bytes::Bytes>> {
-        let mut parcels: Vec<(Route, Option<DeliveryId>, Vec<usize>, Vec<JobCopy>)> = Vec::new();
+        let mut together: Vec<Together> = Vec::new();
         for Back { at, copy, route, with } in back {
-            let mate = parcels
+            let mate = together
                 .iter_mut()
-                .find(|(other, delivery, ..)| with.is_some() && *delivery == with && *other == route);
+                .find(|other| with.is_some() && other.with == with && other.route == route);
             match mate {
-                Some((_, _, places, copies)) => {
-                    places.push(at);
-                    copies.push(copy);
+                Some(mate) => {
+                    mate.places.push(at);
+                    mate.copies.push(copy);
                 }
-                None => parcels.push((route, with, vec![at], vec![copy])),
+                None => together.push(Together {
+                    route,
+                    with,
+                    places: vec![at],
+                    copies: vec![copy],
+                }),
             }
         }
-        if parcels.is_empty() {
+        if together.is_empty() {
             return Ok(HashMap::new());
         }
         let mut bodies = HashMap::new();
         let mut messages = Vec::new();
-        for (to, _, places, copies) in parcels {
+        for message in together {
             // Copies of one delivery have one header and one record, so they go together.
-            let parcel = Parcel::several(copies).map_err(|e| Error::unreachable("a parcel", e))?;
+            let parcel = Parcel::several(message.copies).map_err(|e| Error::unreachable("a parcel", e))?;
             let body: bytes::Bytes = parcel.encode().into();
-            bodies.extend(places.into_iter().map(|at| (at, body.clone())));
-            messages.push(Outgoing { to, body });
+            bodies.extend(message.places.into_iter().map(|at| (at, body.clone())));
+            messages.push(Outgoing {
+                to: message.route,
+                body,
+            });
         }
         let published = self.queue.publish(messages).await;
         self.check(published)?;
