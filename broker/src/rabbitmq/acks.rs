@@ -27,12 +27,21 @@ struct Plan {
 /// Which deliveries of a channel are in hands, and which of them are done.
 #[derive(Debug, Default)]
 struct Tags {
+    /// All that are not acknowledged, up to the highest that was seen.
     outstanding: BTreeSet<u64>,
+    highest: u64,
     done: HashSet<u64>,
     ending: bool,
 }
 
 impl Tags {
+    /// A delivery was seen. Consumers of one channel are read side by side, so one with a lower tag
+    /// may still come: it is outstanding already, and no prefix may pass it.
+    fn see(&mut self, tag: u64) {
+        self.outstanding.extend(self.highest + 1..=tag);
+        self.highest = self.highest.max(tag);
+    }
+
     /// What can be said now. The tag that ends a prefix is always outstanding: RabbitMQ closes the
     /// channel over one that it does not know.
     fn plan(&mut self) -> Plan {
@@ -64,10 +73,17 @@ impl Acker {
 
     /// A delivery came.
     pub(super) fn delivered(&self, tag: u64) {
-        self.tags().outstanding.insert(tag);
+        self.tags().see(tag);
     }
 
-    /// Waits until every delivery is acknowledged.
+    /// A delivery was given back.
+    pub(super) fn given_back(&self, tag: u64) {
+        let mut tags = self.tags();
+        tags.see(tag);
+        tags.outstanding.remove(&tag);
+    }
+
+    /// Waits until every delivery is acknowledged, or cannot be any more.
     pub(super) async fn all_done(&self) {
         loop {
             let empty = self.empty.notified();
@@ -101,6 +117,8 @@ impl Acker {
                 if let Err(error) = written {
                     // The channel is gone, and what it had delivered comes again.
                     tracing::debug!(%error, "acknowledgements are lost");
+                    self.tags().outstanding.clear();
+                    self.empty.notify_waiters();
                     return;
                 }
             }
@@ -194,7 +212,7 @@ mod tests {
     #[test]
     fn a_prefix_goes_in_one_the_rest_one_by_one() {
         let mut tags = Tags::default();
-        tags.outstanding.extend(1..=10);
+        tags.see(10);
         assert_eq!(plan(&mut tags, &[]), (None, vec![]));
         assert_eq!(plan(&mut tags, &[3, 4, 7]), (None, vec![3, 4, 7]));
         assert_eq!(plan(&mut tags, &[1]), (Some(1), vec![]));
@@ -207,9 +225,21 @@ mod tests {
     }
 
     #[test]
+    fn a_prefix_does_not_pass_what_is_still_on_its_way() {
+        let mut tags = Tags::default();
+        tags.see(1);
+        tags.see(4);
+        assert_eq!(plan(&mut tags, &[1, 4]), (Some(1), vec![4]));
+        tags.see(2);
+        tags.see(3);
+        assert_eq!(plan(&mut tags, &[3, 2]), (Some(3), vec![]));
+    }
+
+    #[test]
     fn what_was_never_delivered_or_is_done_twice_is_not_acknowledged() {
         let mut tags = Tags::default();
-        tags.outstanding.extend([1, 2]);
+        tags.see(1);
+        tags.see(2);
         assert_eq!(plan(&mut tags, &[2, 2, 77]), (None, vec![2]));
         assert_eq!(plan(&mut tags, &[1, 2]), (Some(1), vec![]));
         assert_eq!(plan(&mut tags, &[2]), (None, vec![]));

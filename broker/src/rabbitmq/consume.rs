@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{StreamExt, stream};
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use millhand_proto::{Class, Timestamp, WorkerId};
@@ -113,8 +113,10 @@ impl Consuming {
 
 /// Why a channel is left.
 enum End {
-    /// Nobody wants more.
+    /// Nobody wants more; what is in hands may still be settled.
     Over,
+    /// Its worker has left.
+    Left,
     Fault(Trouble),
 }
 
@@ -143,6 +145,9 @@ impl Reader {
                     }
                     let end = self.serve(&mut session, &mut stopped).await;
                     let generation = session.acking.generation;
+                    if matches!(end, End::Over) {
+                        session.linger(&mut stopped).await;
+                    }
                     session.close().await;
                     let End::Fault(trouble) = end else { return };
                     self.warn(&trouble);
@@ -252,7 +257,7 @@ impl Reader {
                     }
                 }
                 () = gone.as_mut() => return End::Fault(Trouble::passing("the connection is gone".into())),
-                _ = &mut *stopped => return End::Over,
+                _ = &mut *stopped => return End::Left,
                 () = self.out.closed() => return End::Over,
             }
         }
@@ -341,6 +346,30 @@ impl Session {
             self.deliveries.push(tapped.chain(ended).boxed());
         }
         Ok(())
+    }
+
+    /// Takes no more, and waits until what is in hands is settled or its worker leaves.
+    async fn linger(&mut self, left: &mut oneshot::Receiver<()>) {
+        let wire = Arc::clone(&self.wire);
+        let settled = async {
+            if self.open.take().is_some() && self.cancel().await.is_err() {
+                return;
+            }
+            // What nobody has seen goes back at once.
+            while let Some(tapped) = self.deliveries.next().await {
+                if let Tapped::Delivery(delivery) = tapped {
+                    let back = BasicRejectOptions { requeue: true };
+                    let _ = self.channel.basic_reject(delivery.delivery_tag, back).await;
+                    self.acking.acker.given_back(delivery.delivery_tag);
+                }
+            }
+            self.acking.acker.all_done().await;
+        };
+        tokio::select! {
+            () = settled => {}
+            () = wire.gone() => {}
+            _ = left => {}
+        }
     }
 
     /// Writes the last acknowledgements and closes the channel; what is in hands goes back.
