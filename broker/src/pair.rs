@@ -7,8 +7,7 @@ mod changes;
 mod consume;
 mod control;
 mod deliveries;
-// Until the real queue stands in its place.
-#[allow(dead_code)]
+#[cfg(test)]
 pub(crate) mod fake;
 mod operate;
 mod push;
