@@ -357,7 +357,7 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         Box::pin(async { Ok(Rebuilt::default()) })
     }
     /// Waits for what was promised to be written soon, such as the sight of accepted jobs.
-    fn close(&self) -> BoxFuture<'_, ()> {
+    fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
     }
 }

@@ -300,7 +300,7 @@ async fn state(backend: &Arc<dyn Backend>, id: JobId) -> Option<State> {
 async fn seen(backend: &Arc<dyn Backend>, id: JobId) -> JobView {
     let looked = async {
         loop {
-            backend.close().await;
+            backend.flush().await;
             if let Some(view) = backend.read(vec![id]).await.expect("a read").pop().flatten() {
                 return view;
             }

@@ -8,8 +8,8 @@ use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 
 use crate::backend::{
-    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Facts, Mail, Pending, Pushed, Settled,
-    Settlement, Subscription,
+    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Facts, Looked, Mail, Pending, Pushed,
+    Rebuilt, Settled, Settlement, Subscription,
 };
 use crate::error::{Error, Result};
 use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView};
@@ -151,5 +151,11 @@ impl Backend for Faulty {
     }
     fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>> {
         self.inner.pending(queues)
+    }
+    fn rebuild<'a>(&'a self, progress: &'a mut Looked) -> BoxFuture<'a, Result<Rebuilt>> {
+        self.inner.rebuild(progress)
+    }
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        self.inner.flush()
     }
 }

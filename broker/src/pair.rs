@@ -223,7 +223,7 @@ impl Backend for Shared {
         Box::pin(self.0.rebuild_dead(progress))
     }
 
-    fn close(&self) -> BoxFuture<'_, ()> {
+    fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.0.notes.flush())
     }
 }
