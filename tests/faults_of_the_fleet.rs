@@ -216,6 +216,8 @@ async fn faults(workers: usize, jobs: u64, millis: u64, faults: Vec<Fault>) {
         let listed = ["list_queues", "name", "messages_ready", "messages_unacknowledged"];
         assert!(Instant::now() < end, "stuck:\n{}", fleet.rabbit.ctl(&listed));
     }
+    let (keys, lasting) = fleet.redis.keys();
+    assert!(lasting.is_empty(), "of {keys} keys these stay for ever: {lasting:?}");
     let (twice, kills) = (havoc.log.twice(), havoc.kills);
     let bound = (SLOTS + WINDOW) * kills + havoc.held;
     println!(
