@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Timestamp, WorkerId};
+use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 
 use crate::backend::{
@@ -25,6 +25,8 @@ pub enum Door {
     Settle,
     /// [`Backend::read`].
     Read,
+    /// [`Backend::tally`].
+    Tally,
 }
 
 /// How a call fails. Who asked cannot tell the two apart.
@@ -148,6 +150,12 @@ impl Backend for Faulty {
     }
     fn workers(&self) -> BoxFuture<'_, Result<Vec<WorkerView>>> {
         self.inner.workers()
+    }
+    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+        self.faulted(Door::Tally, self.inner.tally(tallies))
+    }
+    fn stats(&self, since: Timestamp, until: Timestamp) -> BoxFuture<'_, Result<Vec<Tally>>> {
+        self.inner.stats(since, until)
     }
     fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>> {
         self.inner.pending(queues)

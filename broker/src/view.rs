@@ -1,6 +1,6 @@
 //! What people and programs read.
 
-use millhand_proto::{Class, Entry, JobId, Payload, QueueName, State, TaskName, Timestamp, WorkerId};
+use millhand_proto::{Class, Entry, JobId, Payload, QueueName, State, Tally, TaskName, Timestamp, WorkerId, limits};
 use serde::{Deserialize, Serialize};
 
 /// All that is known of a job.
@@ -91,6 +91,11 @@ pub struct WorkerBeat {
     pub slots: u32,
     /// Slots in use.
     pub running: u32,
+}
+
+/// The oldest minute whose numbers are kept.
+pub(crate) fn oldest_minute(now: Timestamp) -> u64 {
+    Tally::minute_of(now).saturating_sub(limits::KEEP_STATS.as_secs() / 60)
 }
 
 /// A worker, as people see it.

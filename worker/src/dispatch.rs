@@ -18,6 +18,7 @@ use crate::crew::{Crew, Event, Slot};
 use crate::executors::{Executors, Sizes};
 use crate::registry::{Executor, Registry};
 use crate::room::{Pace, Room, Waiting};
+use crate::tally::FLUSH;
 use crate::worker::{Slots, WorkerError};
 
 /// How often the room is looked at for jobs that wait too long.
@@ -93,6 +94,7 @@ impl Dispatch {
         let idle = matches!(until, Until::Idle);
         let (mut this, mut inbox, mut mails) = Self::open(plan).await?;
         let mut beats = tokio::time::interval(limits::BEAT);
+        let mut flushes = tokio::time::interval(FLUSH);
         let mut looks = tokio::time::interval(ROOM_LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let ended = loop {
@@ -126,6 +128,7 @@ impl Dispatch {
                 }
                 mail = mails.recv() => this.read_mail(mail),
                 _ = beats.tick() => this.beat(),
+                _ = flushes.tick() => this.flush(),
                 _ = looks.tick(), if !this.room.is_empty() || idle => {
                     this.release_overdue();
                     if idle && this.is_quiet() {
@@ -430,6 +433,14 @@ impl Dispatch {
         }));
     }
 
+    /// Writes what was counted, beside the loop; asks nothing when there is nothing to write.
+    fn flush(&self) {
+        if !self.crew.tallies.is_empty() {
+            let crew = Arc::clone(&self.crew);
+            tokio::spawn(async move { crew.tallies.flush(&*crew.backend).await });
+        }
+    }
+
     /// Queues from which nothing came for long, though all slots are free.
     fn silent(&self) -> Vec<QueueName> {
         if self
@@ -534,6 +545,10 @@ impl Dispatch {
             beat.abort();
             // It ended or was ended: either is well.
             let _ = beat.await;
+        }
+        let flushed = self.crew.tallies.flush(&*self.crew.backend);
+        if tokio::time::timeout(LAST_WORDS, flushed).await.is_err() {
+            tracing::debug!("the last statistics could not be written");
         }
         let left = tokio::time::timeout(LAST_WORDS, self.crew.backend.leave(self.crew.me)).await;
         if let Err(error) = left.unwrap_or(Err(millhand_broker::Error::Closed)) {
