@@ -49,8 +49,8 @@ use std::sync::Arc;
 pub use millhand_broker::{Backend, JobFilter, JobPage, JobView, QueueView, WorkerView};
 pub use millhand_client::{Admin, Client, EnqueueError, Enqueued, Handle, Job, JobFailure, WaitError};
 pub use millhand_proto::{
-    Class, Count, Histogram, JobId, Payload, QueueName, RetryWish, State, Tally, Task, TaskName, TimeLimits, Timestamp,
-    limits,
+    Class, Count, Histogram, JobId, Numbers, Payload, QueueName, RetryWish, State, Tally, Task, TaskName, TimeLimits,
+    Timestamp, limits,
 };
 pub use millhand_worker::{
     CommandTask, Context, Executor, Failure, Slots, TaskOptions, Worker, WorkerError, shutdown_signal, snooze,

@@ -837,6 +837,7 @@ async fn workers_are_seen(backend: Arc<dyn Backend>) {
         pid: 7,
         started: backend.now(),
         queues: vec![queue.clone()],
+        tasks: vec![TaskName::new("act").expect("a name")],
         slots: 3,
         running: 1,
     };
@@ -847,10 +848,7 @@ async fn workers_are_seen(backend: Arc<dyn Backend>) {
     assert_eq!(backend.beat(beat.clone()).await.expect("a beat"), [queue]);
     let seen = backend.workers().await.expect("workers");
     assert_eq!(seen.len(), 1);
-    assert_eq!(
-        (seen[0].beat.worker, seen[0].beat.slots, seen[0].beat.running),
-        (worker(1), 3, 1)
-    );
+    assert_eq!(seen[0].beat, beat);
     drop(consumer);
     backend.leave(worker(1)).await.expect("it leaves");
     assert_eq!(backend.workers().await.expect("workers").len(), 0);
@@ -969,10 +967,10 @@ async fn numbers_add_up(backend: Arc<dyn Backend>) {
     let task = core(id(1), now).task;
     let tally = |minute, queue: &QueueName, millis| {
         let mut tally = Tally::new(minute, queue.clone(), task.clone());
-        tally.count(Count::Succeeded);
-        tally.count(Count::Failed);
-        tally.wait.record(Duration::from_millis(millis));
-        tally.run.record(Duration::from_millis(millis * 2));
+        tally.numbers.count(Count::Succeeded);
+        tally.numbers.count(Count::Failed);
+        tally.numbers.wait.record(Duration::from_millis(millis));
+        tally.numbers.run.record(Duration::from_millis(millis * 2));
         tally
     };
     let write = async |tallies: Vec<Tally>| backend.tally(tallies).await.expect("written");
@@ -982,7 +980,7 @@ async fn numbers_add_up(backend: Arc<dyn Backend>) {
     let kept = limits::KEEP_STATS.as_secs() / 60;
     write(vec![tally(this - kept - 2, &queue, 1)]).await;
     let mut both = tally(this, &queue, 1);
-    both.merge(&tally(this, &queue, 500));
+    both.numbers.merge(&tally(this, &queue, 500).numbers);
     let here = vec![both, tally(this, &other, 3)];
     let read = async |since: u64| {
         let since = now.as_micros() - i64::try_from(since * 60_000_000).expect("a time");

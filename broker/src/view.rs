@@ -87,6 +87,9 @@ pub struct WorkerBeat {
     pub started: Timestamp,
     /// Its queues.
     pub queues: Vec<QueueName>,
+    /// The tasks that it runs, by name, as far as it names them.
+    #[serde(default)]
+    pub tasks: Vec<TaskName>,
     /// Its slots.
     pub slots: u32,
     /// Slots in use.
@@ -117,6 +120,7 @@ impl WorkerBeat {
             pid: std::process::id(),
             started,
             queues,
+            tasks: Vec::new(),
             slots: 0,
             running: 0,
         }

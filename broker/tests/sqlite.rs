@@ -205,7 +205,7 @@ async fn a_file_of_an_earlier_version_gets_what_is_new() {
     drop(Sqlite::open(&path).unwrap());
     Connection::open(&path)
         .unwrap()
-        .execute_batch("DROP TABLE stats; PRAGMA user_version = 1;")
+        .execute_batch("DROP TABLE stats; ALTER TABLE workers DROP COLUMN tasks; PRAGMA user_version = 1;")
         .unwrap();
     let backend = Sqlite::open(&path).unwrap();
     let now = backend.now();

@@ -19,6 +19,7 @@ pub mod tally;
 pub mod task;
 pub mod time;
 pub mod wire;
+pub mod words;
 
 pub use class::Class;
 pub use histogram::Histogram;
@@ -30,7 +31,7 @@ pub use policy::{RetryPolicy, RetryWish, TimeLimits};
 pub use receipt::Receipt;
 pub use record::{AttemptNote, Entry, Fence, Leaving, Record, Successor};
 pub use state::State;
-pub use tally::{Count, Tally};
+pub use tally::{Count, Numbers, Tally};
 pub use task::Task;
 pub use time::Timestamp;
 pub use wire::{Core, Hop, JobCopy, Opened, Parcel, Parked, WireError};

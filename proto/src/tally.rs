@@ -50,10 +50,17 @@ impl Count {
     }
 }
 
+/// Numbers that add up.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Numbers {
+    counts: [u64; Count::ALL.len()],
+    /// How long jobs waited, from due and in the queue until they had a slot.
+    pub wait: Histogram,
+    /// How long attempts ran.
+    pub run: Histogram,
+}
+
 /// The numbers of one minute, queue and task.
-///
-/// A store keeps it as parts, each a short name with a number, so that many workers add to one
-/// minute without reading it first.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tally {
     /// The minute, since the epoch.
@@ -62,11 +69,8 @@ pub struct Tally {
     pub queue: QueueName,
     /// The task.
     pub task: TaskName,
-    counts: [u64; Count::ALL.len()],
-    /// How long jobs waited, from due and in the queue until they had a slot.
-    pub wait: Histogram,
-    /// How long attempts ran.
-    pub run: Histogram,
+    /// Its numbers.
+    pub numbers: Numbers,
 }
 
 impl Tally {
@@ -77,9 +81,7 @@ impl Tally {
             minute,
             queue,
             task,
-            counts: Default::default(),
-            wait: Histogram::default(),
-            run: Histogram::default(),
+            numbers: Numbers::default(),
         }
     }
 
@@ -88,7 +90,9 @@ impl Tally {
     pub fn minute_of(time: Timestamp) -> u64 {
         u64::try_from(time.as_secs() / 60).unwrap_or(0)
     }
+}
 
+impl Numbers {
     /// One more.
     pub fn count(&mut self, what: Count) {
         self.add(what, 1);
@@ -113,7 +117,7 @@ impl Tally {
         *count = count.saturating_add(number);
     }
 
-    /// Adds the numbers of another, whatever it is of.
+    /// Adds the numbers of another.
     pub fn merge(&mut self, other: &Self) {
         for what in Count::ALL {
             self.add(what, other.get(what));
@@ -122,19 +126,15 @@ impl Tally {
         self.run.merge(&other.run);
     }
 
-    /// Its numbers by name: `succeeded`, …, `w17` for a bucket of waiting, `r203` for one of running.
+    /// Its parts by name: `succeeded`, …, `w17` for a bucket of waiting, `r203` for one of running.
+    /// A store keeps these, so that many workers add to one minute without reading it first.
     pub fn parts(&self) -> impl Iterator<Item = (String, u64)> + '_ {
         let counts = Count::ALL
             .into_iter()
             .map(|what| (what.as_str().to_owned(), self.get(what)));
-        let buckets = |letter: char, of: &'_ Histogram| {
-            let parts: Vec<_> = of.iter().map(|(bucket, n)| (format!("{letter}{bucket}"), n)).collect();
-            parts
-        };
-        counts
-            .filter(|(_, n)| *n > 0)
-            .chain(buckets('w', &self.wait))
-            .chain(buckets('r', &self.run))
+        let waits = self.wait.iter().map(|(bucket, n)| (format!("w{bucket}"), n));
+        let runs = self.run.iter().map(|(bucket, n)| (format!("r{bucket}"), n));
+        counts.filter(|(_, n)| *n > 0).chain(waits).chain(runs)
     }
 
     /// Adds to the part of this name; a name that is not known, of a later build, is passed over.
@@ -157,25 +157,25 @@ mod tests {
 
     use super::*;
 
-    fn tally() -> Tally {
-        let mut tally = Tally::new(7, QueueName::new("q").unwrap(), TaskName::new("t").unwrap());
+    fn numbers() -> Numbers {
+        let mut numbers = Numbers::default();
         for what in [Count::Succeeded, Count::Succeeded, Count::Failed, Count::Retried] {
-            tally.count(what);
+            numbers.count(what);
         }
-        tally.wait.record(Duration::from_millis(3));
-        tally.run.record(Duration::from_secs(2));
-        tally
+        numbers.wait.record(Duration::from_millis(3));
+        numbers.run.record(Duration::from_secs(2));
+        numbers
     }
 
     #[test]
     fn its_parts_make_it_again_and_add_up() {
-        let tally = tally();
-        let mut again = Tally::new(tally.minute, tally.queue.clone(), tally.task.clone());
-        for (name, number) in tally.parts() {
+        let once = numbers();
+        let mut again = Numbers::default();
+        for (name, number) in once.parts() {
             again.add_part(&name, number);
         }
-        assert_eq!(again, tally);
-        again.merge(&tally);
+        assert_eq!(again, once);
+        again.merge(&once);
         assert_eq!(
             (again.get(Count::Succeeded), again.ended(), again.run.count()),
             (4, 4, 2)
@@ -184,11 +184,11 @@ mod tests {
 
     #[test]
     fn parts_of_a_later_build_are_passed_over() {
-        let mut again = tally();
+        let mut again = numbers();
         for name in ["", "x", "w", "w-1", "r99999999", "é1", "paused"] {
             again.add_part(name, 1);
         }
-        assert_eq!(again, tally());
+        assert_eq!(again, numbers());
     }
 
     #[test]

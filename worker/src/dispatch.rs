@@ -34,6 +34,9 @@ const SILENCE_AGAIN: Duration = Duration::from_secs(3);
 /// if the back end takes nothing more: its deliveries come again.
 const LAST_WORDS: Duration = Duration::from_secs(5);
 
+/// Tasks that a beat names.
+const NAMED: usize = 100;
+
 /// What a worker is to do.
 pub(crate) struct Plan {
     pub(crate) backend: Arc<dyn Backend>,
@@ -190,6 +193,12 @@ impl Dispatch {
             window,
         ));
         let (events, inbox) = mpsc::unbounded_channel();
+        let tasks: Vec<_> = crew
+            .registry
+            .tasks()
+            .map(|(name, _)| name.clone())
+            .take(NAMED)
+            .collect();
         let beat = WorkerBeat {
             worker: me,
             host: std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -197,6 +206,7 @@ impl Dispatch {
             pid: std::process::id(),
             started: plan.backend.now(),
             queues: plan.queues.clone(),
+            tasks,
             slots: u32::try_from(all).unwrap_or(u32::MAX),
             running: 0,
         };

@@ -82,15 +82,14 @@ impl Tallies {
         }
         let mut open = self.open();
         let of = (minute, core.queue.clone(), core.task.clone());
-        let tally = open
-            .entry(of)
-            .or_insert_with(|| Tally::new(minute, core.queue.clone(), core.task.clone()));
+        let new = || Tally::new(minute, core.queue.clone(), core.task.clone());
+        let numbers = &mut open.entry(of).or_insert_with(new).numbers;
         for what in counted.counts.into_iter().flatten() {
-            tally.count(what);
+            numbers.count(what);
         }
         if let Some(receipt) = counted.receipt {
-            tally.wait.record(Duration::from_micros(receipt.waited()));
-            tally.run.record(Duration::from_micros(receipt.run));
+            numbers.wait.record(Duration::from_micros(receipt.waited()));
+            numbers.run.record(Duration::from_micros(receipt.run));
         }
     }
 
@@ -117,7 +116,7 @@ impl Tallies {
         for tally in counted {
             let of = (tally.minute, tally.queue.clone(), tally.task.clone());
             if let Some(newer) = open.get_mut(&of) {
-                newer.merge(&tally);
+                newer.numbers.merge(&tally.numbers);
             } else if open.len() < MOST {
                 open.insert(of, tally);
             }
@@ -165,7 +164,11 @@ mod tests {
         assert_eq!(backend.left(), 1);
         let stats = backend.stats(now, now).await.unwrap();
         assert_eq!(
-            (stats.len(), stats[0].get(Count::Succeeded), stats[0].run.count()),
+            (
+                stats.len(),
+                stats[0].numbers.get(Count::Succeeded),
+                stats[0].numbers.run.count()
+            ),
             (1, 2, 2)
         );
     }

@@ -51,12 +51,13 @@ CREATE TABLE workers (
 ) STRICT;
 ";
 
-// What happened, minute by minute, as numbers that add up.
+// What happened, minute by minute, as numbers that add up; and what workers run.
 const STATS: &str = "
 CREATE TABLE stats (
   minute INTEGER NOT NULL, queue TEXT NOT NULL, task TEXT NOT NULL, part TEXT NOT NULL, n INTEGER NOT NULL,
   PRIMARY KEY (minute, queue, task, part)
 ) STRICT, WITHOUT ROWID;
+ALTER TABLE workers ADD COLUMN tasks TEXT NOT NULL DEFAULT '';
 ";
 
 /// What leads from no file to version 1, and from each version to the next.

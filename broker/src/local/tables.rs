@@ -405,7 +405,7 @@ impl Tables<'_> {
             "INSERT INTO stats (minute, queue, task, part, n) VALUES (?, ?, ?, ?, ?)
              ON CONFLICT DO UPDATE SET n = n + excluded.n",
         )?;
-        for (part, n) in tally.parts() {
+        for (part, n) in tally.numbers.parts() {
             add.execute(params![
                 tally.minute,
                 tally.queue.as_str(),
@@ -436,7 +436,7 @@ impl Tables<'_> {
                 tallies.push(Tally::new(minute, queue, task));
             }
             if let Some(tally) = tallies.last_mut() {
-                tally.add_part(part, row.get(4)?);
+                tally.numbers.add_part(part, row.get(4)?);
             }
         }
         Ok(tallies)
@@ -451,8 +451,9 @@ impl Tables<'_> {
 
     pub(super) fn put_beat(&self, beat: &WorkerBeat, at: Timestamp) -> Sql<()> {
         let queues: Vec<&str> = beat.queues.iter().map(QueueName::as_str).collect();
+        let tasks: Vec<&str> = beat.tasks.iter().map(TaskName::as_str).collect();
         self.0
-            .prepare_cached("INSERT OR REPLACE INTO workers (id, at, host, pid, started, queues, slots, running) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?
+            .prepare_cached("INSERT OR REPLACE INTO workers (id, at, host, pid, started, queues, slots, running, tasks) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")?
             .execute(params![
                 beat.worker.as_bytes(),
                 at.as_micros(),
@@ -461,7 +462,8 @@ impl Tables<'_> {
                 beat.started.as_micros(),
                 queues.join(" "),
                 beat.slots,
-                beat.running
+                beat.running,
+                tasks.join(" ")
             ])?;
         Ok(())
     }
@@ -474,9 +476,11 @@ impl Tables<'_> {
 
     pub(super) fn beats(&self) -> Sql<Vec<WorkerView>> {
         self.0
-            .prepare_cached("SELECT id, at, host, pid, started, queues, slots, running FROM workers ORDER BY started")?
+            .prepare_cached(
+                "SELECT id, at, host, pid, started, queues, slots, running, tasks FROM workers ORDER BY started",
+            )?
             .query_map([], |r| {
-                let queues: String = r.get(5)?;
+                let (queues, tasks): (String, String) = (r.get(5)?, r.get(8)?);
                 Ok(WorkerView {
                     at: time(r, 1)?,
                     beat: WorkerBeat {
@@ -485,6 +489,7 @@ impl Tables<'_> {
                         pid: r.get(3)?,
                         started: time(r, 4)?,
                         queues: queues.split(' ').filter_map(|q| QueueName::new(q).ok()).collect(),
+                        tasks: tasks.split(' ').filter_map(|t| TaskName::new(t).ok()).collect(),
                         slots: r.get(6)?,
                         running: r.get(7)?,
                     },

@@ -23,9 +23,12 @@ impl Pair {
         let adds: Vec<Effect> = fresh
             .flat_map(|tally| {
                 let Tally {
-                    minute, queue, task, ..
+                    minute,
+                    queue,
+                    task,
+                    numbers,
                 } = tally;
-                let parts = tally.parts();
+                let parts = numbers.parts();
                 parts.map(move |(part, n)| Effect::Add(Key::Minute(*minute), format!("{queue}/{task}/{part}"), n, KEEP))
             })
             .collect();
@@ -60,7 +63,7 @@ impl Pair {
                 let tally = merged
                     .entry((queue.clone(), task.clone()))
                     .or_insert_with(|| Tally::new(minute, queue, task));
-                tally.add_part(part, number(&n));
+                tally.numbers.add_part(part, number(&n));
             }
             tallies.extend(merged.into_values());
         }
