@@ -132,14 +132,17 @@ impl Svg {
         ));
     }
 
-    /// What a bucket holds, where a pointer rests on it.
-    fn spot(&mut self, axis: &Axis, at: usize, text: &str) {
-        self.put(format_args!(
-            r#"<rect class="spot" x="{:.2}%" width="{:.2}%" y="0" height="{HEIGHT}"><title>{}</title></rect>"#,
-            axis.left(at),
-            axis.width(),
-            Text(text)
-        ));
+    /// What each bucket holds, where a pointer rests on it; the style sheet gives it its height.
+    fn spots(&mut self, axis: &Axis, text: impl Fn(usize) -> String) {
+        self.put(format_args!(r#"<g class="spots">"#));
+        for at in 0..axis.starts.len() {
+            let (x, width, text) = (axis.left(at), axis.width(), text(at));
+            self.put(format_args!(
+                r#"<rect x="{x:.2}%" width="{width:.2}%"><title>{}</title></rect>"#,
+                Text(&text)
+            ));
+        }
+        self.put(format_args!("</g>"));
     }
 
     fn end(mut self) -> Self {
@@ -171,28 +174,32 @@ pub(crate) fn bars(title: &str, axis: &Axis, layers: &[Layer]) -> Svg {
         let label = say::count(whole(value));
         svg.level(HEIGHT * (1.0 - value / top), &label);
     }
-    for at in 0..axis.starts.len() {
-        let mut y = HEIGHT;
-        for layer in layers.iter().filter(|layer| layer.values[at] > 0) {
+    let mut tops = vec![HEIGHT; axis.starts.len()];
+    for layer in layers {
+        svg.put(format_args!(r#"<g class="bar {}">"#, layer.class));
+        for (at, y) in tops.iter_mut().enumerate().filter(|(at, _)| layer.values[*at] > 0) {
             let height = (layer.values[at] as f64 / top * HEIGHT).max(1.0);
-            y -= height;
-            let forming = if at + 1 == axis.starts.len() { " forming" } else { "" };
+            *y -= height;
+            let forming = if at + 1 == axis.starts.len() {
+                r#" class="forming""#
+            } else {
+                ""
+            };
             svg.put(format_args!(
-                r#"<rect class="bar {}{forming}" x="{:.2}%" width="{:.2}%" y="{y:.1}" height="{height:.1}"/>"#,
-                layer.class,
+                r#"<rect{forming} x="{:.2}%" width="{:.2}%" y="{y:.1}" height="{height:.1}"/>"#,
                 axis.left(at),
                 axis.width(),
             ));
         }
+        svg.put(format_args!("</g>"));
     }
-    for at in 0..axis.starts.len() {
+    svg.spots(axis, |at| {
         let parts = layers.iter().filter(|l| l.values[at] > 0);
-        let text = parts.fold(axis.name(at), |mut text, layer| {
+        parts.fold(axis.name(at), |mut text, layer| {
             let _ = write!(text, "\n{} {}", say::count(layer.values[at]), layer.name);
             text
-        });
-        svg.spot(axis, at, &text);
-    }
+        })
+    });
     svg.end()
 }
 
@@ -275,7 +282,7 @@ pub(crate) fn curves(title: &str, axis: &Axis, curves: &[Curve]) -> Svg {
             ));
         }
     }
-    for at in 0..axis.starts.len() {
+    svg.spots(axis, |at| {
         let mut text = axis.name(at);
         for curve in curves {
             match &curve.values[at] {
@@ -284,8 +291,8 @@ pub(crate) fn curves(title: &str, axis: &Axis, curves: &[Curve]) -> Svg {
                 None => {}
             }
         }
-        svg.spot(axis, at, &text);
-    }
+        text
+    });
     svg.end()
 }
 
@@ -399,17 +406,15 @@ pub(crate) fn waterfall(title: &str, phases: &[Phase]) -> Svg {
         ));
         if phase.micros > 0 {
             // As wide as it is, but never too narrow to be seen.
+            let (x, width) = if width < 0.4 { (x.min(99.6), 0.4) } else { (x, width) };
             svg.put(format_args!(
-                r#"<rect class="bar {}" x="{x:.2}%" width="{width:.2}%" y="{:.0}" height="12"/><rect class="bar {}" x="{:.2}%" width="2" y="{:.0}" height="12"/>"#,
+                r#"<rect class="bar {}" x="{x:.2}%" width="{width:.2}%" y="{:.0}" height="12"/>"#,
                 phase.class,
                 y + 7.0,
-                phase.class,
-                x.min(99.7),
-                y + 7.0
             ));
         }
         svg.put(format_args!(
-            r#"<text class="end" x="100%" dx="8" y="{:.0}">{}</text><text class="end share" x="100%" dx="132" y="{:.0}">{:.1} %</text>"#,
+            r#"<text class="end" x="100%" dx="88" y="{:.0}">{}</text><text class="share" x="100%" dx="148" y="{:.0}">{:.1} %</text>"#,
             y + 17.0,
             human(Duration::from_micros(phase.micros)),
             y + 17.0,
@@ -486,11 +491,11 @@ mod tests {
         let svg = bars("<jobs>", &axis(3, 1), &layers).to_string();
         assert!(svg.contains("<title>&lt;jobs&gt;</title><desc>6 in all; at most 4.</desc>"));
         assert!(
-            svg.contains(r#"<rect class="bar dead" x="33.33%" width="33.33%" y="112.5" height="37.5"/>"#),
+            svg.contains(r#"<g class="bar dead"><rect x="33.33%" width="33.33%" y="112.5" height="37.5"/></g>"#),
             "{svg}"
         );
-        assert!(svg.contains(r#"<rect class="bar succeeded" x="33.33%" width="33.33%" y="0.0" height="112.5"/>"#));
-        assert_eq!(svg.matches("class=\"bar").count(), 3);
+        assert!(svg.contains(r#"<rect x="33.33%" width="33.33%" y="0.0" height="112.5"/>"#));
+        assert_eq!(svg.matches("height=\"").count(), 1 + 3);
         assert_eq!(svg.matches("forming").count(), 1);
         assert!(svg.contains("<title>04:01\n1 dead\n3 succeeded</title>"));
     }

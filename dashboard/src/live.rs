@@ -66,7 +66,9 @@ impl Live {
     /// Listens, and starts the reader when it is the first to do so.
     fn join(self: &Arc<Self>) -> watch::Receiver<Told> {
         let mut reads = self.reads.lock().unwrap_or_else(PoisonError::into_inner);
-        let told = self.latest.subscribe();
+        let mut told = self.latest.subscribe();
+        // Who comes later sees at once what the others saw last.
+        told.mark_changed();
         if !std::mem::replace(&mut *reads, true) {
             // What was told to others is old.
             self.latest.send_replace(None);
@@ -144,5 +146,42 @@ impl Listener {
         }
         let tick = format!("{} {}", say::clock(moment.at), parts.problems);
         self.due.push_back(Event::default().event("tick").data(tick));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millhand_broker::memory::Memory;
+    use millhand_client::Client;
+
+    use super::*;
+
+    async fn moment(told: &mut watch::Receiver<Told>) -> Arc<Moment> {
+        loop {
+            told.changed().await.unwrap();
+            if let Some(Ok(moment)) = &*told.borrow_and_update() {
+                return Arc::clone(moment);
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn all_who_listen_share_one_reader_that_stops_with_the_last() {
+        let client = Client::new(Memory::open().unwrap());
+        let live = Live::new(Arc::new(Figures::new(client)), CancellationToken::new());
+        let (mut one, mut other) = (live.join(), live.join());
+        let (a, b) = (moment(&mut one).await, moment(&mut other).await);
+        assert!(Arc::ptr_eq(&a, &b));
+        assert!(Arc::ptr_eq(&a.parts(Range::Hour), &b.parts(Range::Hour)), "drawn once");
+        drop((one, other));
+        let stopped = async {
+            while *live.reads.lock().unwrap() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        };
+        tokio::time::timeout(TICK * 5, stopped).await.unwrap();
+        // The next is told of a new moment, not of the last one.
+        let mut next = live.join();
+        assert!(!Arc::ptr_eq(&a, &moment(&mut next).await));
     }
 }

@@ -368,8 +368,8 @@ struct Points {
     rows: Vec<Point>,
 }
 
-struct QueueRow<'m> {
-    view: &'m QueueView,
+struct QueueRow {
+    name: QueueName,
     no_worker: bool,
     paused: Option<String>,
     queued: String,
@@ -382,32 +382,39 @@ struct QueueRow<'m> {
 
 #[derive(Template)]
 #[template(path = "queues.html")]
-struct Queues<'m> {
-    rows: Vec<QueueRow<'m>>,
+struct Queues {
+    rows: Vec<QueueRow>,
 }
 
-impl<'m> Queues<'m> {
-    fn of(moment: &'m Moment, window: &Window) -> Self {
+impl Queues {
+    /// The queues that hold something, and those that are served or were used: they are empty.
+    fn of(moment: &Moment, window: &Window) -> Self {
+        let mut all: BTreeMap<QueueName, Option<&QueueView>> = BTreeMap::new();
+        let served = moment.workers.iter().flat_map(|w| &w.beat.queues);
+        all.extend(served.chain(window.queues.keys()).map(|name| (name.clone(), None)));
+        all.extend(moment.queues.iter().map(|view| (view.name.clone(), Some(view))));
         let none = Numbers::default();
-        let row = |view: &'m QueueView| {
-            let numbers = window.queues.get(&view.name).unwrap_or(&none);
-            let (failed, attempts) = checks::failed(numbers);
+        let row = |(name, view): (QueueName, Option<&QueueView>)| {
+            let (failed, attempts) = checks::failed(window.queues.get(&name).unwrap_or(&none));
+            let count = |of: fn(&QueueView) -> u64| say::count(view.map_or(0, of));
+            let age = |at| say::age(at, moment.at);
+            let unknown = || say::UNKNOWN.to_owned();
             QueueRow {
-                view,
-                no_worker: !checks::serves(moment, &view.name),
-                paused: view.paused.map(|at| say::age(at, moment.at)),
-                queued: say::count(view.queued),
-                scheduled: view.scheduled.map_or_else(|| say::UNKNOWN.into(), say::count),
-                held: say::count(view.held),
-                oldest: view
-                    .oldest
-                    .map_or_else(|| say::UNKNOWN.into(), |at| say::age(at, moment.at)),
-                finished: say::count(numbers.ended()),
+                no_worker: !checks::serves(moment, &name),
+                paused: view.and_then(|view| view.paused).map(age),
+                queued: count(|view| view.queued),
+                scheduled: view
+                    .map_or(Some(0), |view| view.scheduled)
+                    .map_or_else(unknown, say::count),
+                held: count(|view| view.held),
+                oldest: view.and_then(|view| view.oldest).map_or_else(unknown, age),
+                finished: say::count(window.queues.get(&name).map_or(0, Numbers::ended)),
                 failed: say::share(failed, attempts),
+                name,
             }
         };
         Self {
-            rows: moment.queues.iter().map(row).collect(),
+            rows: all.into_iter().map(row).collect(),
         }
     }
 }
@@ -503,6 +510,14 @@ fn listed<'n>(names: impl ExactSizeIterator<Item = &'n str>) -> String {
     if list.is_empty() { say::UNKNOWN.into() } else { list }
 }
 
+/// The line of an error that tells most: the first, or the last where the first only announces it.
+fn telling(error: &str) -> &str {
+    let mut lines = error.lines().map(str::trim).filter(|line| !line.is_empty());
+    let first = lines.next().unwrap_or_default();
+    let last = lines.next_back();
+    last.filter(|_| first.ends_with(':')).unwrap_or(first)
+}
+
 struct DeadRow<'m> {
     view: &'m JobView,
     reason: &'m str,
@@ -523,15 +538,12 @@ impl<'m> Dead<'m> {
         let row = |view: &'m JobView| {
             let entry = &view.entry;
             let error = entry.notes.iter().rev().find_map(|note| note.error.as_ref());
-            let first = error
-                .map_or("", |e| e.as_str())
-                .lines()
-                .find(|line| !line.trim().is_empty());
+            let error = telling(error.map_or("", |error| error.as_str()));
             let ended = entry.ended.unwrap_or(entry.enqueued_at);
             DeadRow {
                 view,
                 reason: entry.reason.as_deref().unwrap_or_default(),
-                error: clean(&first.unwrap_or_default().chars().take(160).collect::<String>(), false),
+                error: clean(&error.chars().take(160).collect::<String>(), false),
                 ago: say::age(ended, moment.at),
                 at: say::iso(ended),
             }
@@ -539,6 +551,23 @@ impl<'m> Dead<'m> {
         Self {
             rows: moment.dead.iter().map(row).collect(),
             icon: Icon::State(State::Dead),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_is_told_by_the_line_that_says_what_it_is() {
+        for (error, want) in [
+            ("", ""),
+            ("\n no route to host\n  at line 2", "no route to host"),
+            ("exit code 1; the end of standard error:\nlast words\n\n", "last words"),
+            ("nothing follows:", "nothing follows:"),
+        ] {
+            assert_eq!(telling(error), want);
         }
     }
 }
