@@ -51,8 +51,8 @@ pub(crate) fn problems(moment: &Moment) -> Vec<Problem> {
     let present = tasks(moment, this.saturating_sub(PRESENT - 1)..this + 1);
     let day = tasks(moment, 0..this.saturating_sub(PRESENT - 1));
     for (task, numbers) in &present {
+        let before = day.get(task).map_or((0, 0), failed);
         let (failed, attempts) = failed(numbers);
-        let before = day.get(task).map_or((0, 0), failed_of);
         // A twentieth, and ten times what it was before.
         let grave =
             failed * 20 >= attempts && failed.saturating_mul(before.1) >= before.0.saturating_mul(attempts) * 10;
@@ -129,6 +129,157 @@ pub(crate) fn failed(numbers: &Numbers) -> (u64, u64) {
     (numbers.get(Count::Failed), numbers.run.count())
 }
 
-fn failed_of(numbers: &Numbers) -> (u64, u64) {
-    failed(numbers)
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use millhand_broker::{QueueView, Unreadable, WorkerBeat, WorkerView};
+    use millhand_proto::{Mailbox, QueueName};
+
+    use super::*;
+
+    const NOW: Timestamp = Timestamp::from_micros(1_927_857_906_789_012);
+
+    fn ago(secs: i64) -> Timestamp {
+        Timestamp::from_micros(NOW.as_micros() - secs * 1_000_000)
+    }
+
+    fn queue(name: &str) -> QueueView {
+        QueueView {
+            name: QueueName::new(name).unwrap(),
+            queued: 0,
+            scheduled: None,
+            held: 0,
+            oldest: None,
+            paused: None,
+            unreadable: Vec::new(),
+        }
+    }
+
+    fn worker(beat: Timestamp, queues: &[&str]) -> WorkerView {
+        let queues = queues.iter().map(|name| QueueName::new(name).unwrap()).collect();
+        let mut said = WorkerBeat::new(Mailbox::from_bytes([1; 16]), ago(900), queues);
+        (said.host, said.pid) = ("here".into(), 7);
+        WorkerView { beat: said, at: beat }
+    }
+
+    /// Numbers of task `t` so many minutes ago.
+    fn tally(minutes: u64, failed: u64, attempts: u64, dead: u64) -> (u64, Vec<Tally>) {
+        let minute = Tally::minute_of(NOW) - minutes;
+        let mut tally = Tally::new(minute, QueueName::default(), TaskName::new("t").unwrap());
+        let numbers = &mut tally.numbers;
+        (0..failed).for_each(|_| numbers.count(Count::Failed));
+        (0..dead).for_each(|_| numbers.count(Count::Dead));
+        (0..attempts).for_each(|_| numbers.run.record(Duration::from_millis(1)));
+        (minute, vec![tally])
+    }
+
+    fn found(change: impl FnOnce(&mut Moment)) -> Vec<String> {
+        let mut moment = Moment::empty(NOW);
+        change(&mut moment);
+        problems(&moment).into_iter().map(|problem| problem.text).collect()
+    }
+
+    #[test]
+    fn a_system_at_rest_or_at_work_has_no_problem() {
+        assert!(found(|_| {}).is_empty());
+        let fine = found(|moment| {
+            moment.queues = vec![
+                QueueView {
+                    queued: 5,
+                    oldest: Some(ago(59)),
+                    ..queue("mail")
+                },
+                QueueView {
+                    queued: 5,
+                    paused: Some(ago(3599)),
+                    oldest: Some(ago(9999)),
+                    ..queue("paused")
+                },
+            ];
+            moment.workers = vec![worker(ago(14), &["mail"])];
+            moment.minutes = Arc::new(BTreeMap::from([tally(1, 0, 100, 0)]));
+        });
+        assert!(fine.is_empty(), "{fine:?}");
+    }
+
+    #[test]
+    fn waiting_without_a_worker_or_too_long_is_a_problem() {
+        let waits = |workers: Vec<WorkerView>| {
+            found(|moment| {
+                moment.queues = vec![QueueView {
+                    queued: 12_410,
+                    oldest: Some(ago(61)),
+                    ..queue("mail")
+                }];
+                moment.workers = workers;
+            })
+        };
+        assert_eq!(
+            waits(vec![worker(ago(1), &["other"])]),
+            ["mail: 12,410 waiting and no worker"]
+        );
+        assert_eq!(
+            waits(vec![worker(ago(1), &["mail"])]),
+            ["mail: the oldest job has waited 1 min 01 s"]
+        );
+        let late = waits(vec![worker(ago(16), &["mail"])]);
+        assert_eq!(
+            late,
+            [
+                "mail: 12,410 waiting and no worker",
+                "worker here:7 has not beaten for 16 s"
+            ]
+        );
+    }
+
+    #[test]
+    fn failures_are_a_problem_when_they_are_many_and_more_than_before() {
+        let fails =
+            |minutes: Vec<(u64, Vec<Tally>)>| found(|moment| moment.minutes = Arc::new(minutes.into_iter().collect()));
+        assert_eq!(
+            fails(vec![tally(3, 10, 100, 0)]),
+            ["t: 10.0 % of attempts failed in 15 min"]
+        );
+        assert_eq!(
+            fails(vec![tally(3, 10, 100, 0), tally(30, 1, 1000, 0)]),
+            ["t: 10.0 % of attempts failed in 15 min (was 0.1 %)"]
+        );
+        // As bad as ever, too few to tell, under a twentieth, long ago.
+        for fine in [
+            vec![tally(3, 10, 100, 0), tally(30, 20, 1000, 0)],
+            vec![tally(3, 19, 19, 0)],
+            vec![tally(3, 4, 100, 0)],
+            vec![tally(15, 50, 100, 9)],
+        ] {
+            assert_eq!(fails(fine), [""; 0]);
+        }
+        assert_eq!(fails(vec![tally(14, 0, 100, 2)]), ["2 jobs died in 15 min"]);
+    }
+
+    #[test]
+    fn a_forgotten_pause_and_unreadable_messages_are_problems() {
+        let unreadable = Unreadable {
+            at: ago(5),
+            reason: "cut".into(),
+            bytes: 3,
+        };
+        let all = found(|moment| {
+            moment.queues = vec![
+                QueueView {
+                    paused: Some(ago(3601)),
+                    ..queue("a")
+                },
+                QueueView {
+                    unreadable: vec![unreadable],
+                    ..queue("b")
+                },
+            ];
+        });
+        assert_eq!(
+            all,
+            ["a has been paused for 1 h 00 min", "b: 1 message could not be read"]
+        );
+    }
 }

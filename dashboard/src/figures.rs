@@ -42,6 +42,20 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
+    /// A moment at which nothing is there.
+    #[cfg(test)]
+    pub(crate) fn empty(at: Timestamp) -> Self {
+        Self {
+            at,
+            place: String::new(),
+            queues: Vec::new(),
+            workers: Vec::new(),
+            dead: Arc::default(),
+            minutes: Arc::default(),
+            parts: Default::default(),
+        }
+    }
+
     /// The overview of this moment.
     pub(crate) fn parts(&self, range: Range) -> Arc<Parts> {
         Arc::clone(self.parts[range as usize].get_or_init(|| Arc::new(Parts::of(self, range))))
