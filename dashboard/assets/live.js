@@ -5,12 +5,18 @@
   const url = document.body.dataset.live;
   const status = document.getElementById('status');
   const text = document.getElementById('status-text');
+  const announce = document.getElementById('announce');
   const heading = document.title.replace(/^▲\d+ · /, '');
   const SILENCE = 7000; // three ticks were missed
   let source = null, told = 0, asOf = '', trouble = '', lost = '';
 
   const say = (state, words) => {
-    if (status.dataset.state !== state) status.dataset.state = state;
+    if (status.dataset.state !== state) {
+      // Read aloud is only what changed: that the line broke, and that it is back.
+      const was = status.dataset.state;
+      status.dataset.state = state;
+      if (state === 'stale' || was === 'stale') announce.textContent = state === 'stale' ? words : 'live again';
+    }
     document.body.classList.toggle('stale', state === 'stale');
     if (text.textContent !== words) text.textContent = words;
   };
@@ -62,9 +68,9 @@
     const cut = data.indexOf('\n');
     const element = document.getElementById(data.slice(0, cut));
     const html = data.slice(cut + 1);
-    if (!element || held(element)) return;
+    if (!element) return;
     if ('rows' in element.dataset) rows(element, html);
-    else if (element.innerHTML !== html) element.innerHTML = html;
+    else if (!held(element)) element.innerHTML = html;
   };
 
   const open = () => {

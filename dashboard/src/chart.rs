@@ -69,14 +69,9 @@ impl Axis {
         starts.filter(move |(_, at)| is_round(at))
     }
 
-    /// A bucket's time, for people.
+    /// When a bucket begins, for people.
     pub(crate) fn name(&self, at: usize) -> String {
-        let start = self.starts[at];
-        if self.step <= Duration::from_secs(60) {
-            say::minute(start)
-        } else {
-            format!("{}–{}", say::minute(start), say::minute(start.plus(self.step)))
-        }
+        say::minute(self.starts[at])
     }
 }
 
@@ -240,23 +235,28 @@ pub(crate) fn curves(title: &str, axis: &Axis, curves: &[Curve]) -> Svg {
     let mut ends: Vec<f64> = Vec::new();
     for curve in curves {
         let middle = |at: usize| axis.left(at) + axis.width() / 2.0;
-        let (mut path, mut drawn) = (String::new(), false);
-        for (at, value) in curve.values.iter().enumerate() {
-            let Some((span, true)) = value else {
-                drawn = false;
-                continue;
+        let known = |at: usize| match curve.values.get(at) {
+            Some(Some((span, true))) => Some(span.as_secs_f64()),
+            _ => None,
+        };
+        let (mut path, mut dots) = (String::new(), String::new());
+        for at in 0..curve.values.len() {
+            let Some(value) = known(at) else { continue };
+            let (x, y) = (middle(at), scale.y(value));
+            let (before, after) = (at.checked_sub(1).and_then(known), known(at + 1));
+            let _ = match (before, after) {
+                (Some(_), _) => write!(path, "L{:.1} {y:.1}", x * 10.0),
+                (None, Some(_)) => write!(path, "M{:.1} {y:.1}", x * 10.0),
+                // No line goes through a point without neighbours.
+                (None, None) => write!(
+                    dots,
+                    r#"<circle class="dot {}" cx="{x:.2}%" cy="{y:.1}" r="2.5"/>"#,
+                    curve.class
+                ),
             };
-            let (x, y) = (middle(at) * 10.0, scale.y(span.as_secs_f64()));
-            // A point without neighbours is a dot: a line of no length with round ends.
-            let _ = if drawn {
-                write!(path, "L{x:.1} {y:.1}")
-            } else {
-                write!(path, "M{x:.1} {y:.1}h0")
-            };
-            drawn = true;
         }
         svg.put(format_args!(
-            r#"<svg viewBox="0 0 1000 {HEIGHT}" preserveAspectRatio="none" width="100%" height="{HEIGHT}" overflow="visible"><path class="curve {}" d="{path}"/></svg>"#,
+            r#"<svg viewBox="0 0 1000 {HEIGHT}" preserveAspectRatio="none" width="100%" height="{HEIGHT}" overflow="visible"><path class="curve {}" d="{path}"/></svg>{dots}"#,
             curve.class
         ));
         for (at, value) in curve.values.iter().enumerate() {
@@ -520,7 +520,11 @@ mod tests {
             }],
         )
         .to_string();
-        assert!(svg.contains(r#"d="M100.0 75.0h0L300.0 0.0M700.0 37.5h0""#), "{svg}");
+        assert!(svg.contains(r#"d="M100.0 75.0L300.0 0.0""#), "{svg}");
+        assert!(
+            svg.contains(r#"<circle class="dot p50" cx="70.00%" cy="37.5" r="2.5"/>"#),
+            "{svg}"
+        );
         assert_eq!(svg.matches("class=\"few p50\"").count(), 1);
         assert!(!svg.contains("logarithmic"));
         let none = Curve {
