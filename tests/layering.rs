@@ -13,6 +13,8 @@ const HOUSE: &[(&str, &str, u8)] = &[
     ("cli", "millhand-cli", 4),
     ("bench", "millhand-bench", 4),
     (".", "millhand", 4),
+    // Above all others: they may use it in their tests only.
+    ("tests/servers", "millhand-servers", 5),
 ];
 
 /// All that `proto` may use. Nothing here does I/O, keeps a clock or starts a thread; keep it so.

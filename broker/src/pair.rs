@@ -7,7 +7,6 @@ mod changes;
 mod consume;
 mod control;
 mod deliveries;
-pub(crate) mod fake;
 mod operate;
 mod push;
 pub(crate) mod queue;

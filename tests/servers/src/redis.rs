@@ -1,0 +1,171 @@
+//! A private Redis.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use crate::keeper::{Keeper, free_port};
+use crate::process::Process;
+use crate::resp::{Reply, ask};
+use crate::until;
+
+const LOG: &str = "redis.log";
+
+/// A Redis server that appends every write to a file. It ends with this value, and with the process.
+#[derive(Debug)]
+pub struct Redis {
+    process: Process,
+    options: Vec<String>,
+    port: u16,
+    keeper: Keeper,
+}
+
+impl Redis {
+    /// Starts one. It answers when this returns.
+    #[must_use]
+    pub fn start() -> Self {
+        Self::with(&[])
+    }
+
+    /// Starts one with more options, as on its command line: `["--maxmemory-policy", "allkeys-lru"]`.
+    ///
+    /// # Panics
+    ///
+    /// When there is no `redis-server`, or it does not start.
+    #[must_use]
+    pub fn with(options: &[&str]) -> Self {
+        let mut redis = Self {
+            process: Process::default(),
+            options: options.iter().map(|&option| option.to_owned()).collect(),
+            port: 0,
+            keeper: Keeper::new("redis"),
+        };
+        // Somebody else may take the port between the look and the start.
+        for _ in 0..3 {
+            redis.port = free_port();
+            if redis.begin() {
+                return redis;
+            }
+        }
+        redis.not_started();
+    }
+
+    /// Starts the process; whether it answers.
+    fn begin(&self) -> bool {
+        let port = self.port.to_string();
+        let mut command = Command::new("redis-server");
+        command
+            .args(["--bind", "127.0.0.1", "--port", &port])
+            .args(["--save", "", "--appendonly", "yes", "--dir"])
+            .arg(self.data())
+            .args(&self.options);
+        std::fs::create_dir_all(self.data()).expect("a folder for Redis");
+        let child = self.keeper.spawn(&mut command, LOG);
+        self.process.set(child.unwrap_or_else(|error| {
+            panic!("redis-server does not start ({error}): install redis-server, or run scripts/test")
+        }));
+        let ready = until(Duration::from_secs(30), || {
+            let Some(id) = self.process.id() else {
+                return Some(false);
+            };
+            // The process id in its answer tells it from another server on the same port.
+            match ask(self.port, &["INFO", "server"]) {
+                Ok(Reply::Text(info)) if info.contains(&format!("\r\nprocess_id:{id}\r\n")) => {
+                    // Not while it reads its file.
+                    matches!(ask(self.port, &["PING"]), Ok(Reply::Text(_))).then_some(true)
+                }
+                _ => None,
+            }
+        });
+        ready == Some(true)
+    }
+
+    fn not_started(&self) -> ! {
+        panic!(
+            "redis-server did not start on port {}:\n{}",
+            self.port,
+            self.keeper.log(LOG)
+        )
+    }
+
+    fn data(&self) -> PathBuf {
+        self.keeper.folder().join("data")
+    }
+
+    /// Where its files lie.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        self.keeper.folder()
+    }
+
+    /// Its port on the loopback.
+    #[must_use]
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// `redis://127.0.0.1:PORT`
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// Kills it (SIGKILL). It is gone when this returns.
+    pub fn kill(&self) {
+        self.process.kill();
+    }
+
+    /// Stops it with grace.
+    pub fn stop(&self) {
+        self.process.stop(Duration::from_secs(30));
+    }
+
+    /// Starts it again on the same port and data; one that runs is killed before.
+    pub fn restart(&self) {
+        self.process.kill();
+        if !self.begin() {
+            self.not_started();
+        }
+    }
+
+    /// Starts it again on the same port, remembering nothing.
+    ///
+    /// # Panics
+    ///
+    /// When its data cannot be removed.
+    pub fn wipe_and_restart(&self) {
+        self.process.kill();
+        std::fs::remove_dir_all(self.data()).expect("the data of a Redis that is gone");
+        self.restart();
+    }
+
+    /// Freezes it (SIGSTOP): connections stay, nobody answers.
+    pub fn freeze(&self) {
+        self.process.signal(Signal::STOP);
+    }
+
+    /// Lets it go on (SIGCONT).
+    pub fn thaw(&self) {
+        self.process.signal(Signal::CONT);
+    }
+
+    /// Makes it forget everything.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    pub fn flush(&self) {
+        assert_eq!(self.command(&["FLUSHALL"]), Reply::Text("OK".into()));
+    }
+
+    /// One command, on a connection of its own.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer. A refusal is an answer.
+    pub fn command(&self, words: &[&str]) -> Reply {
+        ask(self.port, words).unwrap_or_else(|error| panic!("Redis on port {}: {words:?}: {error}", self.port))
+    }
+}
