@@ -5,10 +5,10 @@ mod common;
 
 use std::sync::Arc;
 
-use common::{HOSTILE, LONG, Site, echo, fill, until, work};
+use common::{Break, HOSTILE, LONG, Site, echo, fill, until, work};
 use millhand_broker::faults::{Door, Fault, Faulty};
 use millhand_broker::memory::Memory;
-use millhand_broker::{Backend, WorkerBeat};
+use millhand_broker::{Backend, BackendUrl, WorkerBeat, open};
 use millhand_client::Client;
 use millhand_proto::{JobId, Mailbox, QueueName};
 use tokio::io::AsyncReadExt;
@@ -48,6 +48,56 @@ async fn the_overview_shows_figures_queues_workers_and_the_dead() {
     for range in ["15m", "6h", "24h"] {
         let page = site.get(&format!("/?range={range}")).await;
         assert_eq!((page.status, page.body.contains("1 of 26")), (200, true), "{range}");
+    }
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_and_redis_are_shown_alike() {
+    let servers = millhand_servers::shared();
+    let broker = format!("{}?ns=dashboard", servers.rabbit.url());
+    let backend = open(&BackendUrl::of(&broker, Some(&servers.redis.url())).unwrap()).unwrap();
+    let client = Client::new(Arc::clone(&backend));
+    let done = client.enqueue(echo(HOSTILE)).await.unwrap().id();
+    let dead = client.enqueue(Break { text: HOSTILE.into() }).await.unwrap().id();
+    // What is published may be seen a moment later: until then a worker finds nothing to do.
+    let both = async {
+        loop {
+            work(&backend, "default").await;
+            let ended = async |id| {
+                client
+                    .get(id)
+                    .await
+                    .unwrap()
+                    .is_some_and(|view| view.entry.state.is_ended())
+            };
+            if ended(done).await && ended(dead).await {
+                break;
+            }
+        }
+    };
+    tokio::time::timeout(LONG, both).await.unwrap();
+    let site = Site::start(&backend).await;
+    let page = site.get("/").await;
+    assert_eq!(page.status, 200);
+    let dead_link = format!(r#"href="/jobs/{dead}""#);
+    for wanted in [
+        "2 in 1 h",
+        "1 of 2",
+        "amqp://",
+        "redis://",
+        &dead_link,
+        "1 job died in 15 min",
+    ] {
+        assert!(page.body.contains(wanted), "{wanted}: {}", page.body);
+    }
+    for (id, wanted) in [(done, "Succeeded on attempt 1"), (dead, "Died after 1 attempt")] {
+        let page = site.get(&format!("/jobs/{id}")).await;
+        assert!(
+            page.body.contains(wanted) && page.body.contains("&#60;script&#62;alert"),
+            "{}",
+            page.body
+        );
     }
     site.stop().await;
 }
