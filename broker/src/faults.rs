@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Timestamp, WorkerId};
+use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 
 use crate::backend::{
@@ -25,6 +25,11 @@ pub enum Door {
     Settle,
     /// [`Backend::read`].
     Read,
+    /// [`Backend::tally`].
+    Tally,
+    /// What only people read: [`Backend::jobs`], [`queues`](Backend::queues),
+    /// [`workers`](Backend::workers) and [`stats`](Backend::stats).
+    Look,
 }
 
 /// How a call fails. Who asked cannot tell the two apart.
@@ -141,13 +146,19 @@ impl Backend for Faulty {
         self.inner.control(control)
     }
     fn jobs(&self, filter: JobFilter) -> BoxFuture<'_, Result<JobPage>> {
-        self.inner.jobs(filter)
+        self.faulted(Door::Look, self.inner.jobs(filter))
     }
     fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueView>>> {
-        self.inner.queues()
+        self.faulted(Door::Look, self.inner.queues())
     }
     fn workers(&self) -> BoxFuture<'_, Result<Vec<WorkerView>>> {
-        self.inner.workers()
+        self.faulted(Door::Look, self.inner.workers())
+    }
+    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+        self.faulted(Door::Tally, self.inner.tally(tallies))
+    }
+    fn stats(&self, since: Timestamp, until: Timestamp) -> BoxFuture<'_, Result<Vec<Tally>>> {
+        self.faulted(Door::Look, self.inner.stats(since, until))
     }
     fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>> {
         self.inner.pending(queues)
