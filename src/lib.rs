@@ -25,7 +25,7 @@
 //!
 //! # #[tokio::main(flavor = "current_thread")]
 //! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! let backend = millhand::memory()?; // or millhand::sqlite("jobs.db")?
+//! let backend = millhand::memory()?; // or sqlite("jobs.db")?, or fleet("amqp://…", "redis://…")?
 //! let client = Client::new(backend.clone());
 //! let greeted = client.enqueue(Greet { name: "Ana".into() }).await?; // durable when this returns
 //! Worker::new(backend).on_async(greet).run_until_idle().await?; // in a program: `run(shutdown_signal())`
@@ -46,8 +46,9 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use millhand_broker::BackendUrl;
 pub use millhand_broker::{Backend, JobFilter, JobPage, JobView, QueueView, WorkerView};
-pub use millhand_client::{Admin, Client, EnqueueError, Enqueued, Handle, Job, JobFailure, WaitError};
+pub use millhand_client::{Admin, Client, ConnectError, EnqueueError, Enqueued, Handle, Job, JobFailure, WaitError};
 pub use millhand_proto::{
     Class, JobId, Payload, QueueName, RetryWish, State, Task, TaskName, TimeLimits, Timestamp, limits,
 };
@@ -62,6 +63,15 @@ pub use millhand_worker::{
 /// When no thread can be started.
 pub fn memory() -> millhand_broker::Result<Arc<dyn Backend>> {
     millhand_broker::memory::Memory::standing()
+}
+
+/// RabbitMQ and Redis as one back end: the first carries jobs, the second remembers them. They are
+/// connected to at the first use.
+///
+/// # Errors
+/// When a URL cannot be used, or the two do not fit together.
+pub fn fleet(broker: &str, store: &str) -> Result<Arc<dyn Backend>, ConnectError> {
+    Ok(millhand_broker::open(&BackendUrl::of(broker, Some(store))?)?)
 }
 
 /// A back end in one SQLite file, which is made when there is none.

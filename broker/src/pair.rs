@@ -7,6 +7,7 @@ mod changes;
 mod consume;
 mod control;
 mod deliveries;
+#[cfg(test)]
 pub(crate) mod fake;
 mod operate;
 mod push;

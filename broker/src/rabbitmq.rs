@@ -1,10 +1,138 @@
-//! RabbitMQ as the queue: it carries. (stub until the real one is merged)
-use crate::error::Result;
-use crate::pair::fake::FakeQueue;
+//! RabbitMQ as the queue: it carries.
+//!
+//! One connection publishes, because RabbitMQ may block it; the other consumes and answers questions.
+//! All of it runs on a thread of its own.
+
+mod acks;
+mod admin;
+mod consume;
+mod link;
+mod names;
+mod publish;
+#[cfg(test)]
+mod tests;
+mod topology;
+mod trouble;
+
 use std::sync::Arc;
-pub(crate) struct RabbitMq;
+
+use lapin::uri::AMQPUri;
+use millhand_proto::{QueueName, WorkerId};
+
+use self::acks::Acks;
+use self::admin::Admin;
+use self::consume::Consuming;
+use self::link::Link;
+use self::names::Names;
+use self::publish::Outbox;
+use crate::backend::{BoxFuture, DeliveryId, Pushed, Subscription};
+use crate::error::{Error, Result};
+use crate::io::Io;
+use crate::pair::queue::{Arrival, Arrivals, Outgoing, Queue, Side};
+
+/// A RabbitMQ server, in one namespace.
+#[derive(Debug)]
+pub(crate) struct RabbitMq {
+    place: String,
+    outbox: Arc<Outbox>,
+    consuming: Arc<Consuming>,
+    admin: Arc<Admin>,
+    acks: Arc<Acks>,
+    io: Io,
+}
+
 impl RabbitMq {
-    pub(crate) fn new(_: &str, _: &str) -> Result<Arc<FakeQueue>> {
-        Ok(FakeQueue::new())
+    /// `url` is taken apart, nothing is connected.
+    pub(crate) fn new(url: &str, place: String, namespace: &str) -> Result<Arc<Self>> {
+        let uri = parse(url).map_err(|problem| Error::unusable(&place, problem))?;
+        let io = Io::start("millhand-rabbitmq")?;
+        let names = Names::new(namespace);
+        let acks = Arc::<Acks>::default();
+        let link = Link::start(&place, "consumes", &uri, &io);
+        let admin = Admin {
+            link: Arc::clone(&link),
+            names: names.clone(),
+            acks: Arc::clone(&acks),
+        };
+        Ok(Arc::new(Self {
+            outbox: Outbox::start(Link::start(&place, "publishes", &uri, &io), &names, &io),
+            consuming: Consuming::new(link, names, Arc::clone(&acks)),
+            admin: Arc::new(admin),
+            acks,
+            place,
+            io,
+        }))
+    }
+}
+
+/// Takes a URL apart, more carefully than lapin does alone.
+fn parse(url: &str) -> std::result::Result<AMQPUri, String> {
+    let mut uri: AMQPUri = url
+        .parse()
+        .map_err(|_| "it is no RabbitMQ URL: amqp://USER:PASSWORD@HOST:PORT/VHOST".to_owned())?;
+    // lapin knows no address in brackets, and would take localhost.
+    let authority = url.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = authority.split(['/', '?']).next().unwrap_or_default();
+    let host = authority.rsplit('@').next().unwrap_or_default();
+    if let Some((address, _)) = host.strip_prefix('[').and_then(|host| host.split_once(']')) {
+        address.clone_into(&mut uri.authority.host);
+    }
+    if uri.vhost.is_empty() {
+        "/".clone_into(&mut uri.vhost);
+    }
+    if uri.vhost.len() > 255 {
+        return Err("the vhost in the URL is longer than 255 bytes".into());
+    }
+    Ok(uri)
+}
+
+impl Queue for RabbitMq {
+    fn place(&self) -> String {
+        self.place.clone()
+    }
+
+    fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Vec<Pushed>> {
+        let count = messages.len();
+        let published = self.io.run(Arc::clone(&self.outbox).publish(messages));
+        Box::pin(async move {
+            let closed = |_| vec![Pushed::Unknown(Error::Closed.to_string()); count];
+            published.await.unwrap_or_else(closed)
+        })
+    }
+
+    fn consume(&self, subscription: Subscription, held: bool) -> BoxFuture<'_, Result<Arrivals>> {
+        let started = self.io.run(Arc::clone(&self.consuming).start(subscription, held));
+        Box::pin(async { started.await? })
+    }
+
+    fn acknowledge(&self, deliveries: Vec<DeliveryId>) {
+        self.acks.done(deliveries);
+    }
+
+    fn leave(&self, worker: WorkerId) -> BoxFuture<'_, ()> {
+        let left = self.io.run(Arc::clone(&self.consuming).leave(worker));
+        Box::pin(async {
+            let _ = left.await;
+        })
+    }
+
+    fn depths(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Vec<u64>>> {
+        let depths = self.io.run(Arc::clone(&self.admin).depths(queues));
+        Box::pin(async { depths.await? })
+    }
+
+    fn purge(&self, queue: QueueName) -> BoxFuture<'_, Result<u64>> {
+        let purged = self.io.run(Arc::clone(&self.admin).purge(queue));
+        Box::pin(async { purged.await? })
+    }
+
+    fn take(&self, from: Side, most: usize) -> BoxFuture<'_, Result<Vec<Arrival>>> {
+        let taken = self.io.run(Arc::clone(&self.admin).take(from, most));
+        Box::pin(async { taken.await? })
+    }
+
+    fn depth_of(&self, side: Side) -> BoxFuture<'_, Result<u64>> {
+        let depth = self.io.run(Arc::clone(&self.admin).depth_of(side));
+        Box::pin(async { depth.await? })
     }
 }

@@ -245,7 +245,7 @@ pub fn open(url: &BackendUrl) -> Result<Arc<dyn Backend>> {
             namespace,
             shards,
         }) => {
-            let queue = RabbitMq::new(&broker.url, namespace.as_str())?;
+            let queue = RabbitMq::new(&broker.url, broker.place.clone(), namespace.as_str())?;
             let store = Redis::new(&store.url, store.place.clone(), namespace.as_str(), *shards)?;
             Arc::new(pair::Shared(Pair::new(queue, store)?))
         }

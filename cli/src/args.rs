@@ -56,6 +56,7 @@ error as {\"error\":{\"code\":…,\"message\":…,\"hint\":…}}.
   job show      {\"schema\":\"millhand.job/1\",\"as_of\":…,\"job\":{…}}
   job wait      {\"schema\":\"millhand.job.wait/1\",\"items\":[…]}
   job cancel    {\"schema\":\"millhand.job.cancel/1\",\"done\":1,\"asked\":0,\"refused\":0,\"unknown\":0,\"items\":[…]}
+  dead rebuild  {\"schema\":\"millhand.dead.rebuild/1\",\"looked_at\":2,\"remembered\":1}
   queue list    {\"schema\":\"millhand.queue.list/1\",\"as_of\":…,\"items\":[…]}
   limits        {\"schema\":\"millhand.limits/1\",\"items\":[…]}
   enqueue       {\"schema\":\"millhand.enqueue/1\",\"id\":…}; with --wait the job's result alone";
@@ -87,10 +88,10 @@ pub(crate) struct Global {
     /// The settings file [default: ./millhand.toml if it is there]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// What carries jobs [default: sqlite:millhand.db]
+    /// What carries jobs: sqlite:FILE or amqp://HOST [default: sqlite:millhand.db]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) broker: Option<String>,
-    /// What remembers jobs [default: the broker]
+    /// What remembers jobs: redis://HOST beside RabbitMQ [default: the broker]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// How to print: text for people, json and jsonl for programs
@@ -147,6 +148,9 @@ Examples:
     /// List, pause, resume and purge queues
     #[command(subcommand)]
     Queue(QueueCommand),
+    /// Look after dead jobs
+    #[command(subcommand)]
+    Dead(DeadCommand),
     /// Print every limit and default
     Limits,
     /// Print the completions of a shell
@@ -247,7 +251,14 @@ pub(crate) enum JobCommand {
     /// Cancel jobs: waiting ones will not start, running ones are asked to stop
     Cancel(ActArgs),
     /// Try dead jobs again
+    #[command(after_help = "\
+Examples:
+  millhand job retry 019ab3c2-5d1e-8c40-9a1b-3f2e5d6c7b00
+  millhand job retry --state dead --task report          shows what it finds, and asks
+  millhand job retry --state dead --task report --yes --expect 1204")]
     Retry(ActArgs),
+    /// Run scheduled jobs now
+    RunNow(ActArgs),
     /// Forget jobs that ended
     Drop(ActArgs),
 }
@@ -327,6 +338,12 @@ pub(crate) enum QueueCommand {
         #[command(flatten)]
         confirm: ConfirmArgs,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum DeadCommand {
+    /// Remember dead jobs again whose records the store lost, from their backup in RabbitMQ
+    Rebuild,
 }
 
 fn state(text: &str) -> Result<State, String> {

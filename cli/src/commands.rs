@@ -2,6 +2,7 @@
 
 mod act;
 mod completion;
+mod dead;
 mod enqueue;
 mod job;
 mod limits;
@@ -23,11 +24,12 @@ use crate::settings::{Flags, Settings};
 pub(crate) fn run(cli: Cli, ui: &Ui) -> Outcome {
     let Cli { command, global } = cli;
     match command {
-        Command::Demo(args) => crate::demo::run(&args, ui),
+        Command::Demo(args) => crate::demo::run(&args, &global, ui),
         Command::Worker(args) => worker::run(&args, &global, ui),
         Command::Enqueue(args) => block_on(enqueue::run(args, &global, ui)),
         Command::Job(command) => block_on(job::run(command, &global, ui)),
         Command::Queue(command) => block_on(queue::run(command, &global, ui)),
+        Command::Dead(command) => block_on(dead::run(command, &global, ui)),
         Command::Limits => limits::run(ui),
         Command::Completion { shell } => completion::run(shell, ui),
         topic @ (Command::ExitCodes | Command::Environment | Command::Json) => {

@@ -19,8 +19,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use clap::Args as ClapArgs;
-use millhand_broker::Backend;
+use millhand_broker::{Backend, BackendUrl};
 use millhand_client::Client;
+use millhand_proto::QueueName;
 use millhand_worker::{Slots, Worker};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -28,7 +29,7 @@ use self::drive::Ledger;
 use self::progress::{Drawing, Progress};
 use self::proof::Verdict;
 use self::walk::{Rules, Tree};
-use crate::args::Format;
+use crate::args::{Format, Global};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Ui;
 
@@ -100,10 +101,11 @@ impl Told<'_> {
 }
 
 /// Runs the demo.
-pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
+pub(crate) fn run(args: &Args, global: &Global, ui: &Ui) -> Outcome {
     if std::env::var_os(CHILD).is_some_and(|v| v == "1") {
         return serve();
     }
+    let place = place(global)?;
     let root = args.dir.clone().unwrap_or_else(|| PathBuf::from("."));
     let folder = std::fs::read_dir(&root).map(drop);
     folder.map_err(|e| Failure::usage(format!("{}: {e}", root.display())).hint("name a folder that can be read"))?;
@@ -123,10 +125,24 @@ pub(crate) fn run(args: &Args, ui: &Ui) -> Outcome {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|e| failed("runtime", &format!("no runtime can be started: {e}")))?;
-    let ended = runtime.block_on(Box::pin(whole(args, ui, &root, &report)));
+    let ended = runtime.block_on(Box::pin(whole(args, place.as_ref(), ui, &root, &report)));
     // A read that hangs must not hold the program.
     runtime.shutdown_background();
     ended
+}
+
+/// The back end that the flags name; a file of its own where they name none.
+fn place(global: &Global) -> Outcome<Option<BackendUrl>> {
+    let (broker, store) = (global.broker.as_deref(), global.store.as_deref());
+    if broker.is_none() && store.is_none() {
+        return Ok(None);
+    }
+    let url = BackendUrl::of(broker.unwrap_or_default(), store);
+    let wrong = |e: millhand_broker::UrlError| {
+        let flag = if e.is_of_store() { "--store" } else { "--broker" };
+        Failure::usage(format!("{flag}: {}", e.problem()))
+    };
+    url.map(Some).map_err(wrong)
 }
 
 fn failed(code: &'static str, message: &str) -> Failure {
@@ -164,6 +180,13 @@ fn worker(backend: Arc<dyn Backend>, slots: Slots) -> Worker {
         .on_process(tasks::count)
 }
 
+/// The queues of the demo's tasks.
+fn queues() -> Vec<QueueName> {
+    use millhand_proto::Task as _;
+    let names = [tasks::Read::QUEUE, tasks::Count::QUEUE];
+    names.iter().filter_map(|name| QueueName::new(name).ok()).collect()
+}
+
 /// Ctrl-C, SIGTERM, and a terminal that goes away.
 struct Interrupts([Signal; 3]);
 
@@ -188,7 +211,7 @@ fn interrupted() -> Failure {
     Failure::new(Exit::Interrupted, "interrupted", "interrupted; nothing was left behind")
 }
 
-async fn whole(args: &Args, ui: &Ui, root: &Path, report: &Path) -> Outcome {
+async fn whole(args: &Args, place: Option<&BackendUrl>, ui: &Ui, root: &Path, report: &Path) -> Outcome {
     // Before there is anything to be left behind.
     let mut interrupts = Interrupts::listen().map_err(|e| failed("signals", &e.to_string()))?;
     let began = SystemTime::now();
@@ -212,6 +235,7 @@ async fn whole(args: &Args, ui: &Ui, root: &Path, report: &Path) -> Outcome {
     let plan = Plan {
         root,
         temporary: temporary.path(),
+        place,
         usual,
         spoil: args.spoil,
         slots,
@@ -256,12 +280,13 @@ async fn whole(args: &Args, ui: &Ui, root: &Path, report: &Path) -> Outcome {
 struct Plan<'a> {
     root: &'a Path,
     temporary: &'a Path,
+    place: Option<&'a BackendUrl>,
     usual: bool,
     spoil: bool,
     slots: Slots,
 }
 
-/// Walks, and runs the jobs on a file in the temporary folder.
+/// Walks, and runs the jobs on a file in the temporary folder, or where the flags say.
 async fn session(
     plan: Plan<'_>,
     progress: &Arc<Progress>,
@@ -285,8 +310,12 @@ async fn session(
     let looked = look(&tree, started.elapsed());
     progress.counting(tree.bytes());
 
-    let started = Instant::now();
-    let backend = millhand_broker::sqlite::Sqlite::open(plan.temporary.join("demo.db"))?;
+    let own = BackendUrl::Sqlite(plan.temporary.join("demo.db"));
+    let backend = millhand_broker::open(plan.place.unwrap_or(&own))?;
+    if plan.place.is_some() && backend.pending(queues()).await?.ready > 0 {
+        let message = "jobs of another demo wait there";
+        return Err(failed("demo", message).hint("wait for its end, or add another ?ns=NAME to the URLs"));
+    }
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let told = async {
         // An error says that the sender is gone, which is as good.
@@ -294,7 +323,13 @@ async fn session(
     };
     let mut running = tokio::spawn(Box::pin(worker(Arc::clone(&backend), plan.slots).run(told)));
     let client = Client::named(backend, "demo");
-    let work = Box::pin(drive::drive(client, plan.root, tree, plan.spoil, Arc::clone(progress)));
+    let work = Box::pin(drive::drive(
+        client.clone(),
+        plan.root,
+        tree,
+        plan.spoil,
+        Arc::clone(progress),
+    ));
     let done = tokio::select! {
         done = work => done.map_err(|why| failed("demo", &why)),
         ended = &mut running => return Err(failed("worker", &match ended {
@@ -304,11 +339,16 @@ async fn session(
         })),
         () = interrupts.come() => Err(interrupted()),
     };
-    let took = started.elapsed();
+    if plan.place.is_some() && done.is_err() {
+        // Where others work, nothing is left to them.
+        for queue in queues() {
+            client.admin().purge(queue, |_| true).await?;
+        }
+    }
     drop(stop);
     // It ends its children before it ends.
     let ended = running.await.map_err(|e| failed("worker", &e.to_string()))?;
-    let ledger = done?;
+    let (ledger, took) = done?;
     ended.map_err(|e| failed("worker", &e.to_string()))?;
     Ok((looked, ledger, took))
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use millhand_broker::{Act, Acted, Backend, Control, Error, JobFilter, JobPage, QueueView, WorkerView};
+use millhand_broker::{Act, Acted, Backend, Control, Error, JobFilter, JobPage, QueueView, Rebuilt, WorkerView};
 use millhand_proto::{JobId, QueueName};
 
 /// Jobs that one call of a purge empties.
@@ -42,6 +42,27 @@ impl Admin {
     /// When the back end fails; some may have been done.
     pub async fn retry(&self, ids: impl IntoIterator<Item = JobId>) -> Result<Vec<Acted>, Error> {
         self.act(ids.into_iter().map(Act::Retry).collect()).await
+    }
+
+    /// Makes scheduled jobs due now.
+    ///
+    /// # Errors
+    /// When the back end fails; some may have been done.
+    pub async fn run_now(&self, ids: impl IntoIterator<Item = JobId>) -> Result<Vec<Acted>, Error> {
+        self.act(ids.into_iter().map(Act::RunNow).collect()).await
+    }
+
+    /// Remembers dead jobs again whose records the store lost, from their backup in the queue.
+    /// `progress` hears how many copies were looked at and answers whether to go on. Where queue and
+    /// store are one, there is no backup and nothing to do.
+    ///
+    /// # Errors
+    /// When the back end fails; what was looked at is done.
+    pub async fn rebuild_dead(
+        &self,
+        mut progress: impl FnMut(usize) -> bool + Send + 'static,
+    ) -> Result<Rebuilt, Error> {
+        self.backend.rebuild(&mut progress).await
     }
 
     /// Forgets jobs that ended.

@@ -61,6 +61,9 @@ struct Shared {
     waits: Waits,
 }
 
+/// How long [`Client::close`] waits at the most.
+const CLOSE: Duration = Duration::from_secs(1);
+
 type Pushing<'c> = BoxFuture<'c, Vec<(Pushed, Vec<usize>)>>;
 
 /// Writes the answers for parcels to the places of their jobs.
@@ -84,6 +87,23 @@ impl Client {
     /// When the URL names no back end, or it cannot be opened.
     pub async fn connect(url: &str) -> Result<Self, ConnectError> {
         let url: BackendUrl = url.parse()?;
+        Ok(Self::new(millhand_broker::open(&url)?))
+    }
+
+    /// A client of a fleet: RabbitMQ carries its jobs, Redis remembers them. A name in `?ns=` of the
+    /// URLs keeps fleets on the same servers apart. The servers are connected to at the first use.
+    ///
+    /// ```no_run
+    /// # async fn example() -> Result<(), millhand_client::ConnectError> {
+    /// let client = millhand_client::Client::fleet("amqp://localhost", "redis://localhost").await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// When a URL cannot be used, or the two do not fit together.
+    pub async fn fleet(broker: &str, store: &str) -> Result<Self, ConnectError> {
+        let url = BackendUrl::of(broker, Some(store))?;
         Ok(Self::new(millhand_broker::open(&url)?))
     }
 
@@ -265,6 +285,12 @@ impl Client {
 
     fn mint(&self) -> JobId {
         JobId::minted(self.shared.backend.now(), crate::pack::random(), 0)
+    }
+
+    /// Waits up to a second for what is written behind an enqueue: the sight of accepted jobs in lists.
+    /// The jobs themselves are durable before; a program that ends may leave this out.
+    pub async fn close(&self) {
+        let _ = tokio::time::timeout(CLOSE, self.shared.backend.close()).await;
     }
 
     /// A handle to a job that was enqueued earlier, perhaps by another process.

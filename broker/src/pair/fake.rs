@@ -1,6 +1,6 @@
 //! A queue in memory, for tests of the pair alone: it loses what it is told to.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -24,6 +24,8 @@ struct State {
     side: HashMap<Side, VecDeque<Message>>,
     held: HashMap<DeliveryId, (WorkerId, QueueName, Class, Message)>,
     taken: HashMap<DeliveryId, (Side, Message)>,
+    /// Workers that left take nothing more.
+    left: HashSet<WorkerId>,
     /// The next so many messages are not taken.
     refuse: usize,
 }
@@ -69,6 +71,9 @@ impl FakeQueue {
 
     fn next(&self, subscription: &Subscription) -> Option<Arrival> {
         let mut state = self.state();
+        if state.left.contains(&subscription.worker) {
+            return None;
+        }
         let (class, message) = state.ready.get_mut(&subscription.queue)?.pop_front()?;
         let id = self.delivery();
         let held = (subscription.worker, subscription.queue.clone(), class, message.clone());
@@ -156,6 +161,7 @@ impl Queue for FakeQueue {
     }
 
     fn leave(&self, worker: WorkerId) -> BoxFuture<'_, ()> {
+        self.state().left.insert(worker);
         let gone: Vec<_> = self.state().held.extract_if(|_, held| held.0 == worker).collect();
         for (_, (_, queue, class, mut message)) in gone {
             message.redeliveries += 1;

@@ -17,22 +17,25 @@ impl Pair {
         let mut acted: Vec<Option<Acted>> = vec![None; acts.len()];
         let mut changes = Vec::new();
         let mut places = Vec::new();
+        let mut published = Vec::new();
         for (at, act) in acts.into_iter().enumerate() {
             let change = match act {
                 Act::Cancel(id) => Change::Cancel { id },
                 Act::Drop(id) => Change::Drop { id },
                 Act::Listen(id, mailbox) => Change::Listen { id, mailbox },
-                Act::Retry(id) => {
-                    acted[at] = Some(self.retry(id).await?);
-                    continue;
-                }
-                Act::RunNow(id) => {
-                    acted[at] = Some(self.run_now(id).await?);
+                Act::Retry(_) | Act::RunNow(_) => {
+                    published.push(async move { Ok((at, self.send_again(act).await?)) });
                     continue;
                 }
             };
             places.push(at);
             changes.push(change);
+        }
+        // Side by side: what they publish and write is joined before the servers' doors.
+        let published: Vec<Result<_>> = futures_util::future::join_all(published).await;
+        for sent in published {
+            let (at, said) = sent?;
+            acted[at] = Some(said);
         }
         for (at, reply) in places.into_iter().zip(self.records.change(changes).await) {
             if let Reply::Acted(said) = reply? {
@@ -40,6 +43,14 @@ impl Pair {
             }
         }
         Ok(acted.into_iter().map(|a| a.unwrap_or(Acted::Unknown)).collect())
+    }
+
+    async fn send_again(&self, act: Act) -> Result<Acted> {
+        match act {
+            Act::Retry(id) => self.retry(id).await,
+            Act::RunNow(id) => self.run_now(id).await,
+            Act::Cancel(_) | Act::Drop(_) | Act::Listen(..) => Ok(Acted::Unknown),
+        }
     }
 
     /// Publishes the next hand of a dead job, then writes it. A crash in between leaves a copy that

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use bytes::Bytes;
 use millhand_proto::{JobId, Record, RecordKey, Timestamp, WorkerId, limits};
 
 use super::changes::{Change, Group, Knowledge, Reply, Slot};
@@ -144,65 +143,38 @@ impl Lane {
                 shards: self.store.shards(),
                 alive: std::mem::take(&mut alive),
             };
-            let mut asked: Vec<WorkerId> = Vec::new();
-            let mut worked: Vec<(JobId, Group, Vec<(usize, Reply)>)> = Vec::new();
+            let (mut drafts, mut asked) = (Vec::new(), Vec::new());
             for (parcel, places) in &left {
-                let keys = places.iter().flat_map(|at| changes[*at].keys());
-                let slots = keys.filter_map(|key| Some((key, known.get(&key)?.clone()))).collect();
-                let mut group = Group {
-                    slots,
-                    effects: Vec::new(),
-                };
-                let replies: Vec<_> = places
-                    .iter()
-                    .map(|at| (*at, group.apply(&changes[*at], &know)))
-                    .collect();
-                let questions: Vec<_> = replies
-                    .iter()
-                    .filter_map(|(_, reply)| match reply {
-                        Reply::AskOf(worker) => Some(*worker),
-                        _ => None,
-                    })
-                    .collect();
-                if questions.is_empty() {
-                    worked.push((*parcel, group, replies));
+                match Draft::of(*parcel, places, changes, &known, &know) {
+                    Ok(draft) => drafts.push(draft),
+                    Err(owners) => asked.extend(owners),
                 }
-                asked.extend(questions);
             }
             alive = know.alive;
-            let swaps = worked
-                .iter()
-                .map(|(_, group, _)| swap(group, know.now))
-                .collect::<Vec<_>>();
-            let (swaps, versions): (Vec<Swap>, Vec<Vec<(RecordKey, Option<Version>)>>) = swaps.into_iter().unzip();
-            let touched: Vec<bool> = swaps
-                .iter()
-                .map(|s| !s.writes.is_empty() || !s.effects.is_empty())
-                .collect();
-            let sent: Vec<Swap> = swaps
-                .into_iter()
-                .zip(&touched)
-                .filter(|(_, t)| **t)
-                .map(|(s, _)| s)
-                .collect();
-            let mut swapped = if sent.is_empty() {
+            let swaps: Vec<Swap> = drafts.iter_mut().filter_map(|draft| draft.swap.take()).collect();
+            let mut swapped = if swaps.is_empty() {
                 Vec::new()
             } else {
-                self.store.swap(sent).await?
+                self.store.swap(swaps).await?
             }
             .into_iter();
-            for (((parcel, group, replies), versions), touched) in worked.into_iter().zip(versions).zip(touched) {
-                match if touched { swapped.next() } else { Some(Swapped::Done) } {
+            for draft in drafts {
+                let answer = if draft.writes_nothing {
+                    Some(Swapped::Done)
+                } else {
+                    swapped.next()
+                };
+                match answer {
                     Some(Swapped::Done) => {
-                        left.remove(&parcel);
-                        self.wrote(group, &versions);
-                        for (at, reply) in replies {
+                        left.remove(&draft.parcel);
+                        self.wrote(draft.group, &draft.versions);
+                        for (at, reply) in draft.replies {
                             answers[at] = Some(Ok(reply));
                         }
                     }
                     Some(Swapped::Current(current)) => {
-                        for ((key, _), bytes) in versions.into_iter().zip(current) {
-                            known.insert(key, self.slot(key, bytes));
+                        for ((key, _), bytes) in draft.versions.into_iter().zip(current) {
+                            known.insert(key, self.slot(key, bytes.as_deref()));
                         }
                     }
                     None => return Err(Error::unreachable(&self.store.place(), "it was short of an answer")),
@@ -250,7 +222,7 @@ impl Lane {
         let reads = missing.iter().map(|key| Read::Get(Key::Record(*key))).collect();
         let found = self.store.read(reads).await?;
         for (key, found) in missing.into_iter().zip(found) {
-            known.insert(key, self.slot(key, found.bytes()));
+            known.insert(key, self.slot(key, found.bytes().as_deref()));
         }
         Ok(())
     }
@@ -273,7 +245,7 @@ impl Lane {
     }
 
     /// Remembers what was written, where jobs of it are still held.
-    fn wrote(&self, mut group: Group, versions: &[(RecordKey, Option<Version>)]) {
+    fn wrote(&self, mut group: Group, versions: &[Written]) {
         let mut cache = lock(&self.cache);
         for (key, slot) in group.slots.drain() {
             let Some(cached) = cache.get_mut(&key) else { continue };
@@ -287,8 +259,8 @@ impl Lane {
         }
     }
 
-    fn slot(&self, key: RecordKey, bytes: Option<Bytes>) -> Slot {
-        let Some((version, bytes)) = bytes.as_deref().and_then(|b| b.split_first_chunk::<8>()) else {
+    fn slot(&self, key: RecordKey, bytes: Option<&[u8]>) -> Slot {
+        let Some((version, bytes)) = bytes.and_then(|b| b.split_first_chunk::<8>()) else {
             return slot(Expected::Absent, None);
         };
         let record = match Record::decode(bytes) {
@@ -312,23 +284,68 @@ fn slot(expected: Expected, record: Option<Record>) -> Slot {
     }
 }
 
-/// The swap of a group, and the versions that it writes, in the order of its writes.
-fn swap(group: &Group, now: Timestamp) -> (Swap, Vec<(RecordKey, Option<Version>)>) {
-    let mut versions = Vec::new();
-    let mut writes = Vec::new();
-    for (key, slot) in group.slots.iter().filter(|(_, slot)| slot.changed) {
-        let version = random().to_be_bytes();
-        let bytes = slot.record.as_ref().map(|record| encode(version, record));
-        versions.push((*key, bytes.is_some().then_some(version)));
-        writes.push(Write {
-            key: Key::Record(*key),
-            expected: slot.expected,
-            bytes,
-            keep: keep(slot, now),
-        });
+/// A record that is written, and its new version; `None` where it is removed.
+type Written = (RecordKey, Option<Version>);
+
+/// What the changes of one parcel's jobs come to, if nobody else was faster.
+struct Draft {
+    parcel: JobId,
+    group: Group,
+    /// Each change's place and answer.
+    replies: Vec<(usize, Reply)>,
+    swap: Option<Swap>,
+    writes_nothing: bool,
+    /// In the order of the swap's writes.
+    versions: Vec<Written>,
+}
+
+impl Draft {
+    /// Applies changes; the owners that must be asked for first, where there are some.
+    fn of(
+        parcel: JobId,
+        places: &[usize],
+        changes: &[Change],
+        known: &HashMap<RecordKey, Slot>,
+        know: &Knowledge,
+    ) -> std::result::Result<Self, Vec<WorkerId>> {
+        let keys = places.iter().flat_map(|at| changes[*at].keys());
+        let mut group = Group {
+            slots: keys.filter_map(|key| Some((key, known.get(&key)?.clone()))).collect(),
+            effects: Vec::new(),
+        };
+        let (mut replies, mut owners) = (Vec::with_capacity(places.len()), Vec::new());
+        for at in places {
+            match group.apply(&changes[*at], know) {
+                Reply::AskOf(owner) => owners.push(owner),
+                reply => replies.push((*at, reply)),
+            }
+        }
+        if !owners.is_empty() {
+            return Err(owners);
+        }
+        let (mut versions, mut writes) = (Vec::new(), Vec::new());
+        for (key, slot) in group.slots.iter().filter(|(_, slot)| slot.changed) {
+            let version = random().to_be_bytes();
+            let bytes = slot.record.as_ref().map(|record| encode(version, record));
+            versions.push((*key, bytes.is_some().then_some(version)));
+            writes.push(Write {
+                key: Key::Record(*key),
+                expected: slot.expected,
+                bytes,
+                keep: keep(slot, know.now),
+            });
+        }
+        let effects = std::mem::take(&mut group.effects);
+        let writes_nothing = writes.is_empty() && effects.is_empty();
+        Ok(Self {
+            parcel,
+            group,
+            replies,
+            swap: (!writes_nothing).then_some(Swap { writes, effects }),
+            writes_nothing,
+            versions,
+        })
     }
-    let effects = group.effects.clone();
-    (Swap { writes, effects }, versions)
 }
 
 /// Version and record as they are stored.

@@ -10,6 +10,7 @@ use millhand_proto::{AttemptNote, JobCopy, Leaving, Parcel, Successor, Timestamp
 use super::Pair;
 use super::changes::{Change, Reply, beside};
 use super::queue::{Outgoing, Route, Side};
+use super::store::Key;
 use crate::backend::{DeliveryId, Pushed, Release, Settled, Settlement, Verdict};
 use crate::error::{Error, Result};
 
@@ -21,6 +22,14 @@ struct Back {
     route: Route,
     /// Copies of one delivery and one route travel in one parcel.
     with: Option<DeliveryId>,
+}
+
+/// Copies that go back in one message.
+struct Together {
+    route: Route,
+    with: Option<DeliveryId>,
+    places: Vec<usize>,
+    copies: Vec<JobCopy>,
 }
 
 impl Pair {
@@ -51,6 +60,8 @@ impl Pair {
                 self.ledger.ran(settlement.copy.id());
             }
         }
+
+        self.name_tasks(settlements, now).await;
 
         // Release.
         let back = settlements
@@ -94,6 +105,21 @@ impl Pair {
             self.queue.acknowledge(ended);
         }
         Ok(settled)
+    }
+
+    /// The lists of jobs that succeeded are found by the names of their tasks.
+    async fn name_tasks(&self, settlements: &[Settlement], now: Timestamp) {
+        let succeeded = settlements
+            .iter()
+            .filter(|s| matches!(s.verdict, Verdict::Succeed { .. }));
+        let names: Vec<_> = succeeded
+            .filter_map(|s| self.registry.note(Key::Tasks, s.copy.core.task.as_str(), now))
+            .collect();
+        if !names.is_empty()
+            && let Err(error) = self.effects(names).await
+        {
+            tracing::debug!(%error, "the names of tasks could not be noted");
+        }
     }
 
     /// Children are durable before their parent's end is written; a parent that ended already has
@@ -178,30 +204,38 @@ impl Pair {
 
     /// Publishes copies, one message for those that may travel together; answers the bytes of each.
     async fn release(&self, back: Vec<Back>) -> Result<HashMap<usize, bytes::Bytes>> {
-        let mut parcels: Vec<(Route, Option<DeliveryId>, Vec<usize>, Vec<JobCopy>)> = Vec::new();
+        let mut together: Vec<Together> = Vec::new();
         for Back { at, copy, route, with } in back {
-            let mate = parcels
+            let mate = together
                 .iter_mut()
-                .find(|(other, delivery, ..)| with.is_some() && *delivery == with && *other == route);
+                .find(|other| with.is_some() && other.with == with && other.route == route);
             match mate {
-                Some((_, _, places, copies)) => {
-                    places.push(at);
-                    copies.push(copy);
+                Some(mate) => {
+                    mate.places.push(at);
+                    mate.copies.push(copy);
                 }
-                None => parcels.push((route, with, vec![at], vec![copy])),
+                None => together.push(Together {
+                    route,
+                    with,
+                    places: vec![at],
+                    copies: vec![copy],
+                }),
             }
         }
-        if parcels.is_empty() {
+        if together.is_empty() {
             return Ok(HashMap::new());
         }
         let mut bodies = HashMap::new();
         let mut messages = Vec::new();
-        for (to, _, places, copies) in parcels {
+        for message in together {
             // Copies of one delivery have one header and one record, so they go together.
-            let parcel = Parcel::several(copies).map_err(|e| Error::unreachable("a parcel", e))?;
+            let parcel = Parcel::several(message.copies).map_err(|e| Error::unreachable("a parcel", e))?;
             let body: bytes::Bytes = parcel.encode().into();
-            bodies.extend(places.into_iter().map(|at| (at, body.clone())));
-            messages.push(Outgoing { to, body });
+            bodies.extend(message.places.into_iter().map(|at| (at, body.clone())));
+            messages.push(Outgoing {
+                to: message.route,
+                body,
+            });
         }
         let published = self.queue.publish(messages).await;
         self.check(published)?;

@@ -22,6 +22,7 @@ const BATCH: usize = 256;
 pub(super) enum Verb {
     Cancel,
     Retry,
+    RunNow,
     Drop,
 }
 
@@ -30,6 +31,7 @@ impl Verb {
         match self {
             Self::Cancel => "cancel",
             Self::Retry => "retry",
+            Self::RunNow => "run-now",
             Self::Drop => "drop",
         }
     }
@@ -38,6 +40,7 @@ impl Verb {
         match self {
             Self::Cancel => "Cancel",
             Self::Retry => "Retry",
+            Self::RunNow => "Run now",
             Self::Drop => "Drop",
         }
     }
@@ -46,6 +49,7 @@ impl Verb {
         match self {
             Self::Cancel => "cancelling",
             Self::Retry => "retrying",
+            Self::RunNow => "sending",
             Self::Drop => "dropping",
         }
     }
@@ -54,6 +58,7 @@ impl Verb {
         match self {
             Self::Cancel => "cancelled",
             Self::Retry => "retried",
+            Self::RunNow => "made due",
             Self::Drop => "dropped",
         }
     }
@@ -63,6 +68,7 @@ impl Verb {
         match self {
             Self::Cancel => &[State::Scheduled, State::Queued, State::Running, State::Retrying],
             Self::Retry => &[State::Dead],
+            Self::RunNow => &[State::Scheduled],
             Self::Drop => &[State::Succeeded, State::Dead, State::Cancelled, State::Expired],
         }
     }
@@ -71,7 +77,7 @@ impl Verb {
     const fn warning(self) -> &'static str {
         match self {
             Self::Cancel | Self::Drop => " This cannot be undone.",
-            Self::Retry => "",
+            Self::Retry | Self::RunNow => "",
         }
     }
 }
@@ -152,7 +158,7 @@ pub(super) async fn run(client: &Client, verb: Verb, args: &ActArgs, ui: &Ui) ->
         if let Some(state) = args.which.filter.state.iter().find(|s| !verb.states().contains(s)) {
             let states: Vec<_> = verb.states().iter().map(|s| s.as_str()).collect();
             return Err(Failure::usage(format!(
-                "--state {state}: there is nothing to {} in jobs that are {state}; it is for {}",
+                "--state {state}: {} is not for jobs that are {state}; it is for {}",
                 verb.word(),
                 states.join(", ")
             )));
@@ -187,6 +193,7 @@ pub(super) async fn run(client: &Client, verb: Verb, args: &ActArgs, ui: &Ui) ->
         let answers = match verb {
             Verb::Cancel => admin.cancel(batch).await?,
             Verb::Retry => admin.retry(batch).await?,
+            Verb::RunNow => admin.run_now(batch).await?,
             Verb::Drop => admin.drop(batch).await?,
         };
         acted.extend(answers);

@@ -32,6 +32,7 @@ pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome 
     let client = super::client(&settings, true)?;
     let id = client.enqueue_raw(job).await?;
     let Some(timeout) = wait else {
+        client.close().await;
         match ui.format {
             Format::Text => ui.print(&id.to_string())?,
             _ => ui.document(&EnqueueJson::new(id.to_string(), task, queue.to_string()))?,

@@ -21,7 +21,9 @@ pub(super) async fn run(command: JobCommand, global: &Global, ui: &Ui) -> Outcom
     let settings = super::settings(global)?;
     match &command {
         JobCommand::Wait { which, .. } => act::named(which)?,
-        JobCommand::Cancel(args) | JobCommand::Retry(args) | JobCommand::Drop(args) => act::named(&args.which)?,
+        JobCommand::Cancel(args) | JobCommand::Retry(args) | JobCommand::RunNow(args) | JobCommand::Drop(args) => {
+            act::named(&args.which)?;
+        }
         JobCommand::Show { .. } | JobCommand::List { .. } => {}
     }
     let client = super::client(&settings, false)?;
@@ -35,6 +37,7 @@ pub(super) async fn run(command: JobCommand, global: &Global, ui: &Ui) -> Outcom
         }
         JobCommand::Cancel(args) => act::run(&client, Verb::Cancel, &args, ui).await,
         JobCommand::Retry(args) => act::run(&client, Verb::Retry, &args, ui).await,
+        JobCommand::RunNow(args) => act::run(&client, Verb::RunNow, &args, ui).await,
         JobCommand::Drop(args) => act::run(&client, Verb::Drop, &args, ui).await,
     }
 }

@@ -62,14 +62,14 @@ struct Piece {
     sha256: Bytes,
 }
 
-/// Runs the jobs for all files of `tree`, which lies under `root`.
+/// Runs the jobs for all files of `tree`, which lies under `root`; answers how long they took, too.
 pub(super) async fn drive(
     client: Client,
     root: &Path,
     tree: Tree,
     spoil: bool,
     progress: Arc<Progress>,
-) -> Result<Ledger, String> {
+) -> Result<(Ledger, Duration), String> {
     let (ended, forgotten) = mpsc::unbounded_channel();
     let forgetter = tokio::spawn(forget(client.clone(), forgotten));
     let claim = Claim {
@@ -120,10 +120,11 @@ pub(super) async fn drive(
     while let Some(file) = files.join_next().await {
         file.map_err(|e| e.to_string())??;
     }
-    // What is still to be forgotten goes with the file.
-    forgetter.abort();
+    let took = hub.began.elapsed();
     let hub = Arc::into_inner(hub).ok_or("a file is still being worked on")?;
-    let mut ledger = hub.ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let Hub { ledger, ended, .. } = hub;
+    drop(ended);
+    let mut ledger = ledger.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut all = Sha256::new();
     for (path, file) in &ledger.claim.files {
         all.update(path);
@@ -131,7 +132,9 @@ pub(super) async fn drive(
         all.update(file.digest);
     }
     ledger.claim.digest = all.finalize().into();
-    Ok(ledger)
+    // It ends when all is said; what it cannot forget expires.
+    let _ = forgetter.await;
+    Ok((ledger, took))
 }
 
 /// Drops the records of jobs whose results are merged, so that the file stays small.

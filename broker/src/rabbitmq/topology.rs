@@ -1,0 +1,187 @@
+//! Declaring queues and exchanges, each once per connection and before it is used first. What was
+//! declared is forgotten with the connection, and when a message finds no way.
+
+use std::collections::HashSet;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use futures_util::future::try_join_all;
+use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, ExchangeKind};
+use millhand_proto::{Class, QueueName};
+
+use super::link::Wire;
+use super::names::{self, Names};
+use super::trouble::Trouble;
+use crate::pair::queue::{Route, Side};
+
+/// What can be declared.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Thing {
+    /// The queue of a class.
+    Work(QueueName, Class),
+    /// The way from the ladder to it.
+    Due(QueueName, Class),
+    /// The ladder's levels up to this one.
+    Ladder(u8),
+    /// A queue beside those that work.
+    Side(Side),
+}
+
+impl Thing {
+    /// What a message needs on its way, in the order of need.
+    pub(super) fn on(route: &Route) -> Vec<Self> {
+        match route {
+            Route::Work(queue, class) => vec![Self::Work(queue.clone(), *class)],
+            Route::Later(queue, class, wait, coarse) => vec![
+                Self::Work(queue.clone(), *class),
+                Self::Due(queue.clone(), *class),
+                Self::Ladder(names::highest(names::seconds(*wait, *coarse))),
+            ],
+            Route::Side(side, _) => vec![Self::Side(*side)],
+        }
+    }
+}
+
+/// What was declared on a connection.
+#[derive(Debug, Default)]
+pub(super) struct Topology {
+    declared: Mutex<HashSet<Thing>>,
+    /// Its own channel, because a refused declaration closes it. One declares at a time.
+    channel: tokio::sync::Mutex<Option<Channel>>,
+}
+
+impl Topology {
+    fn declared(&self) -> MutexGuard<'_, HashSet<Thing>> {
+        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Declares everything anew when it is needed next.
+    pub(super) fn forget(&self) {
+        self.declared().clear();
+    }
+}
+
+impl Wire {
+    /// Makes sure that a thing is there.
+    pub(super) async fn ensure(&self, names: &Names, thing: &Thing) -> Result<(), Trouble> {
+        if self.topology.declared().contains(thing) {
+            return Ok(());
+        }
+        let mut kept = self.topology.channel.lock().await;
+        if self.topology.declared().contains(thing) {
+            return Ok(());
+        }
+        let channel = match kept.take() {
+            Some(channel) if channel.status().connected() => channel,
+            _ => self.channel().await?,
+        };
+        let declare = Declare {
+            wire: self,
+            channel,
+            names,
+        };
+        let lost = Thing::Side(Side::Lost);
+        if !self.topology.declared().contains(&lost) {
+            // Everything else leads there in the end.
+            declare.side(Side::Lost).await?;
+            self.topology.declared().insert(lost);
+        }
+        match thing {
+            Thing::Work(queue, class) => {
+                declare.queue(names.work(queue, *class), names.work_arguments()).await?;
+            }
+            Thing::Due(queue, class) => declare.due(queue, *class).await?,
+            Thing::Ladder(highest) => declare.ladder(*highest).await?,
+            Thing::Side(side) => declare.side(*side).await?,
+        }
+        let mut declared = self.topology.declared();
+        if let Thing::Ladder(highest) = thing {
+            declared.extend((0..*highest).map(Thing::Ladder));
+        }
+        declared.insert(thing.clone());
+        drop(declared);
+        *kept = Some(declare.channel);
+        Ok(())
+    }
+}
+
+/// Declares on a channel. All of it can be said again and again.
+pub(super) struct Declare<'w> {
+    pub(super) wire: &'w Wire,
+    pub(super) channel: Channel,
+    pub(super) names: &'w Names,
+}
+
+impl Declare<'_> {
+    /// A queue; answers how many messages in it are ready.
+    pub(super) async fn queue(&self, name: String, arguments: FieldTable) -> Result<u64, Trouble> {
+        let declared = self
+            .channel
+            .queue_declare(name.into(), QueueDeclareOptions::durable(), arguments);
+        Ok(self.wire.answer(declared).await?.message_count().into())
+    }
+
+    async fn exchange(&self, name: String, kind: ExchangeKind, arguments: FieldTable) -> Result<(), Trouble> {
+        let durable = ExchangeDeclareOptions {
+            durable: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let declared = self.channel.exchange_declare(name.into(), kind, durable, arguments);
+        self.wire.answer(declared).await
+    }
+
+    async fn bind(&self, queue: String, exchange: String, pattern: String) -> Result<(), Trouble> {
+        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+        let bound = self
+            .channel
+            .queue_bind(queue.into(), exchange.into(), pattern.into(), options, none);
+        self.wire.answer(bound).await
+    }
+
+    async fn bind_exchange(&self, to: String, from: String, pattern: String) -> Result<(), Trouble> {
+        let (options, none) = (ExchangeBindOptions::default(), FieldTable::default());
+        let bound = self
+            .channel
+            .exchange_bind(to.into(), from.into(), pattern.into(), options, none);
+        self.wire.answer(bound).await
+    }
+
+    /// A side queue. What is lost comes by an exchange, because only that can be named where
+    /// messages leave a queue by themselves.
+    pub(super) async fn side(&self, side: Side) -> Result<(), Trouble> {
+        let name = self.names.side(side);
+        self.queue(name.clone(), self.names.side_arguments(side)).await?;
+        if side == Side::Lost {
+            self.exchange(name.clone(), ExchangeKind::Fanout, FieldTable::default())
+                .await?;
+            self.bind(name.clone(), name, String::new()).await?;
+        }
+        Ok(())
+    }
+
+    async fn due(&self, queue: &QueueName, class: Class) -> Result<(), Trouble> {
+        let due = self.names.due();
+        self.exchange(due.clone(), ExchangeKind::Topic, self.names.exchange_arguments())
+            .await?;
+        self.bind(self.names.work(queue, class), due, names::belongs(queue, class))
+            .await
+    }
+
+    async fn ladder(&self, highest: u8) -> Result<(), Trouble> {
+        let names = self.names;
+        let exchange = |name| self.exchange(name, ExchangeKind::Topic, names.exchange_arguments());
+        exchange(names.due()).await?;
+        try_join_all((0..=highest).map(|level| exchange(names.level(level)))).await?;
+        try_join_all((0..=highest).map(|level| self.queue(names.level(level), names.level_arguments(level)))).await?;
+        try_join_all((0..=highest).map(|level| async move {
+            let name = names.level(level);
+            self.bind(name.clone(), name.clone(), names::pattern(level, true))
+                .await?;
+            self.bind_exchange(names.below(level), name, names::pattern(level, false))
+                .await
+        }))
+        .await?;
+        Ok(())
+    }
+}
