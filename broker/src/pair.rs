@@ -7,8 +7,6 @@ mod changes;
 mod consume;
 mod control;
 mod deliveries;
-#[cfg(test)]
-pub(crate) mod fake;
 mod operate;
 mod push;
 pub(crate) mod queue;

@@ -2,11 +2,12 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use millhand_broker::memory::Memory;
 use millhand_broker::sqlite::Sqlite;
-use millhand_broker::{Backend, conformance};
+use millhand_broker::{Backend, BackendUrl, conformance, open};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn memory() {
@@ -30,12 +31,27 @@ async fn sqlite() {
     .await;
 }
 
+/// RabbitMQ and Redis, in a namespace that nobody else uses.
+fn pair(namespace: &str) -> Arc<dyn Backend> {
+    let servers = millhand_servers::shared();
+    let broker = format!("{}?ns={namespace}", servers.rabbit.url());
+    open(&BackendUrl::of(&broker, Some(&servers.redis.url())).unwrap()).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn rabbitmq_and_redis() {
+    let cases = AtomicUsize::new(0);
+    conformance::exercise(&|| pair(&format!("case{}", cases.fetch_add(1, Ordering::Relaxed)))).await;
+}
+
 #[test]
 fn the_page_of_back_ends_is_current() {
     let dir = tempfile::tempdir().unwrap();
-    let all: [Arc<dyn Backend>; 2] = [
+    let fleet = BackendUrl::of("amqp://localhost", Some("redis://localhost")).unwrap();
+    let all: [Arc<dyn Backend>; 3] = [
         Sqlite::open(dir.path().join("jobs.db")).unwrap(),
         Memory::open().unwrap(),
+        open(&fleet).unwrap(),
     ];
     let page = conformance::table(&all.map(|backend| backend.facts()));
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/backends.md");

@@ -19,7 +19,7 @@ use crate::pair::queue::{Arrived, Generation, Route};
 
 /// The server under test.
 fn server() -> String {
-    std::env::var("MILLHAND_TEST_AMQP").expect("MILLHAND_TEST_AMQP must name a RabbitMQ: amqp://guest:guest@HOST:PORT")
+    millhand_servers::shared().rabbit.url()
 }
 
 /// Long enough for anything that is to happen.
