@@ -1,7 +1,8 @@
-//! A worker process for a file that several share: `fleet_worker FILE LOG`. It squares numbers and
-//! writes a line to LOG when a job starts and when it ends.
+//! One worker process of several: `fleet_worker LOG FILE`, or `fleet_worker LOG BROKER STORE` with
+//! the URLs of RabbitMQ and Redis. It squares numbers and writes a line to LOG when a job starts and
+//! when it ends.
 //!
-//! Start it as often as you like on one file; the tests start four and kill some of them.
+//! Start it as often as you like; the tests start some and kill some of them.
 
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -13,6 +14,8 @@ use serde::{Deserialize, Serialize};
 #[derive(Serialize, Deserialize)]
 struct Square {
     n: u64,
+    /// How long it takes.
+    millis: u64,
 }
 
 impl Task for Square {
@@ -37,18 +40,21 @@ impl Log {
 async fn square(job: Square, cx: Context) -> Result<u64, Failure> {
     let log = cx.state::<Log>()?;
     log.line("start", &cx)?;
-    tokio::time::sleep(Duration::from_millis(job.n % 10)).await;
+    tokio::time::sleep(Duration::from_millis(job.millis)).await;
     log.line("end", &cx)?;
     Ok(job.n * job.n)
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let mut args = std::env::args_os().skip(1);
-    let (Some(file), Some(log)) = (args.next(), args.next()) else {
-        return Err("usage: fleet_worker FILE LOG".into());
+    let args: Vec<_> = std::env::args().skip(1).collect();
+    let args: Vec<_> = args.iter().map(String::as_str).collect();
+    let (log, backend) = match args[..] {
+        [log, file] => (log, millhand::sqlite(file)?),
+        [log, broker, store] => (log, millhand::fleet(broker, store)?),
+        _ => return Err("usage: fleet_worker LOG FILE, or fleet_worker LOG BROKER STORE".into()),
     };
-    Worker::new(millhand::sqlite(file)?)
+    Worker::new(backend)
         .state(Log(log.into()))
         .slots(Slots {
             asyncs: 10,

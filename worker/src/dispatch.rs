@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millhand_broker::{Backend, Delivery, Flow, Mail, Release, Subscription, Verdict, WorkerBeat};
+use millhand_broker::{Backend, Delivery, Error, Flow, Mail, Release, Subscription, Verdict, WorkerBeat};
 use millhand_proto::protocol::must_split;
 use millhand_proto::{Mailbox, QueueName, Timestamp, WorkerId, limits};
 use tokio::sync::{mpsc, watch};
@@ -53,6 +53,16 @@ pub(crate) enum Until {
     Idle,
 }
 
+impl Until {
+    /// Resolves when the worker is told to stop.
+    async fn told(&mut self) {
+        match self {
+            Self::Told(shutdown) => shutdown.await,
+            Self::Idle => std::future::pending().await,
+        }
+    }
+}
+
 /// One executor's slots and pace.
 #[derive(Debug, Default)]
 struct Bench {
@@ -91,18 +101,16 @@ impl Dispatch {
     pub(crate) async fn run(plan: Plan, mut until: Until, abandoned: CancellationToken) -> Result<(), WorkerError> {
         let grace = plan.grace;
         let idle = matches!(until, Until::Idle);
-        let (mut this, mut inbox, mut mails) = Self::open(plan).await?;
+        let (mut this, mut inbox, mut mails) = tokio::select! {
+            opened = Self::open(plan) => opened?,
+            () = until.told() => return Ok(()),
+            () = abandoned.cancelled() => return Ok(()),
+        };
         let mut beats = tokio::time::interval(limits::BEAT);
         let mut looks = tokio::time::interval(ROOM_LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let ended = loop {
             this.start_waiting();
-            let told = async {
-                match &mut until {
-                    Until::Told(shutdown) => shutdown.await,
-                    Until::Idle => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 event = inbox.recv() => {
                     let Some(event) = event else { break Ok(()) };
@@ -135,7 +143,7 @@ impl Dispatch {
                         }
                     }
                 }
-                () = told => break Ok(()),
+                () = until.told() => break Ok(()),
                 () = abandoned.cancelled() => break Ok(()),
             }
         };
@@ -216,7 +224,7 @@ impl Dispatch {
                 queue: queue.clone(),
                 prefetch,
             };
-            let mut consumer = plan.backend.consume(subscription).await?;
+            let mut consumer = reached(|| plan.backend.consume(subscription.clone())).await?;
             let events = this.events.clone();
             let name = queue.clone();
             tokio::spawn(async move {
@@ -236,7 +244,7 @@ impl Dispatch {
                 },
             );
         }
-        let mails = plan.backend.watch(me).await?;
+        let mails = reached(|| plan.backend.watch(me)).await?;
         this.beat();
         Ok((this, inbox, mails))
     }
@@ -543,6 +551,24 @@ impl Dispatch {
             crew.executors.stop().await;
         }
         tracing::info!("stopped");
+    }
+}
+
+/// Asks until the servers can be reached: a worker may be there before them.
+async fn reached<T, F>(ask: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut wait = Duration::from_millis(100);
+    loop {
+        match ask().await {
+            Err(error @ Error::Unreachable { .. }) => {
+                tracing::warn!(%error, "the worker waits for its servers");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(2));
+            }
+            answer => return answer,
+        }
     }
 }
 

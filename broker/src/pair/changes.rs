@@ -376,7 +376,9 @@ impl Group {
                     entry.state = State::Dead;
                     entry.ended = Some(know.now);
                     entry.due = None;
-                    entry.reason = Some("unknown: its record was lost".into());
+                    let error = copy.hop.first_error.as_deref();
+                    let first = error.map(|e| format!("; its first error: {e}")).unwrap_or_default();
+                    entry.reason = Some(format!("unknown: its record was lost{first}"));
                     self.put_copy(know, copy, Some(entry));
                 }
                 let dead = older || same;

@@ -67,7 +67,8 @@ pub(crate) enum Side {
     Unreadable,
 }
 
-/// The receiving end of a subscription. Dropping `flow` ends it.
+/// The receiving end of a subscription. Dropping `flow` ends it; what is in hands can still be
+/// acknowledged, until its worker leaves.
 #[derive(Debug)]
 pub(crate) struct Arrivals {
     pub(crate) arrived: mpsc::Receiver<Arrived>,

@@ -10,7 +10,7 @@ use futures_util::future::try_join_all;
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{StreamExt, stream};
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, BasicRejectOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel};
 use millhand_proto::{Class, Timestamp, WorkerId};
@@ -358,8 +358,11 @@ impl Session {
             // What nobody has seen goes back at once.
             while let Some(tapped) = self.deliveries.next().await {
                 if let Tapped::Delivery(delivery) = tapped {
-                    let back = BasicRejectOptions { requeue: true };
-                    let _ = self.channel.basic_reject(delivery.delivery_tag, back).await;
+                    let back = BasicNackOptions {
+                        multiple: false,
+                        requeue: true,
+                    };
+                    let _ = self.channel.basic_nack(delivery.delivery_tag, back).await;
                     self.acking.acker.given_back(delivery.delivery_tag);
                 }
             }
@@ -391,8 +394,8 @@ pub(super) fn arrival(generation: Generation, delivery: Delivery) -> Arrival {
     }
 }
 
-/// How often it was delivered before. RabbitMQ 4 tells all of these, older ones those that failed,
-/// which in them is all that were not acknowledged.
+/// How often it was delivered before. RabbitMQ 4.3 tells it; older ones tell which deliveries failed,
+/// and to them each failed that was not acknowledged.
 fn redeliveries(properties: &BasicProperties) -> u32 {
     let count = header(properties, "x-acquired-count").or_else(|| header(properties, "x-delivery-count"));
     count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)

@@ -186,7 +186,10 @@ impl Link {
         let state = self.state.borrow();
         match &state.wire {
             Some(wire) => wire.blocked.borrow().as_deref().map(|why| Trouble::blocked(why).text),
-            None => state.trouble.as_ref().map(|trouble| trouble.text.clone()),
+            None => {
+                let trouble = state.trouble.as_ref()?;
+                Some(format!("RabbitMQ cannot be reached: {}", trouble.text))
+            }
         }
     }
 

@@ -42,6 +42,10 @@ const ROOM: usize = 64 << 20;
 const OVERHEAD: usize = 256;
 /// How often the same window goes out.
 const ROUNDS: u8 = 3;
+/// The pause before what was refused goes out again.
+const REFUSED_PAUSE: Duration = Duration::from_millis(200);
+/// What a refusal means.
+const FULL: &str = "RabbitMQ refused it: the queue is full (a length limit set by a policy), or not available";
 /// The header that says when a message was published, in microseconds.
 pub(super) const AT: &str = "at";
 
@@ -98,6 +102,8 @@ pub(super) struct Outbox {
     came: Notify,
     room: Arc<Semaphore>,
     link: Arc<Link>,
+    /// What went wrong last, until something goes right.
+    trouble: Mutex<Option<String>>,
 }
 
 impl Outbox {
@@ -107,6 +113,7 @@ impl Outbox {
             came: Notify::new(),
             room: Arc::new(Semaphore::new(ROOM)),
             link,
+            trouble: Mutex::default(),
         });
         for _ in 0..CHANNELS {
             let publisher = Publisher {
@@ -114,6 +121,7 @@ impl Outbox {
                 names: names.clone(),
                 window: Vec::new(),
                 rounds: 0,
+                mistaken: false,
             };
             io.handle().spawn(publisher.run());
         }
@@ -132,7 +140,7 @@ impl Outbox {
                 continue;
             }
             let Some(room) = self.room(bytes, over.as_mut()).await else {
-                let why = self.link.why().unwrap_or_else(|| "RabbitMQ is slow".into());
+                let why = self.why().unwrap_or_else(|| "RabbitMQ is too slow to take them".into());
                 pending.push(Err(format!("{} MiB wait to be published already: {why}", ROOM >> 20)));
                 continue;
             };
@@ -179,14 +187,23 @@ impl Outbox {
         }
     }
 
+    fn note(&self, trouble: Option<String>) {
+        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
+    }
+
+    /// Why nothing can be sent now, where that is known.
+    fn why(&self) -> Option<String> {
+        let noted = || self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        self.link.why().or_else(noted)
+    }
+
     /// The time is up: it must not be sent any more, if it has not been.
     fn too_late(&self, stage: &AtomicU8) -> Pushed {
         let given_up = stage.compare_exchange(WAITING, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst);
-        let why = self.link.why();
-        let why = |else_: &str| why.clone().unwrap_or_else(|| else_.to_owned());
+        let why = self.why();
         match given_up {
-            Ok(_) => Pushed::Rejected(why("it could not be sent in time")),
-            Err(_) => Pushed::Unknown(why("it was sent, and RabbitMQ has not confirmed it in time")),
+            Ok(_) => Pushed::Rejected(why.unwrap_or_else(|| "RabbitMQ is too slow to take it".into())),
+            Err(_) => Pushed::Unknown(why.unwrap_or_else(|| "RabbitMQ did not confirm it in time".into())),
         }
     }
 
@@ -214,8 +231,10 @@ struct Publisher {
     outbox: Arc<Outbox>,
     names: Names,
     window: Vec<Item>,
-    /// How often the window came back.
+    /// How often the window, or some of it, came back.
     rounds: u8,
+    /// It cannot be told which of its messages the server did not like.
+    mistaken: bool,
 }
 
 impl Publisher {
@@ -245,7 +264,7 @@ impl Publisher {
     async fn fill(&mut self) {
         self.window.retain(|item| !item.answer.is_closed());
         if self.window.is_empty() {
-            self.rounds = 0;
+            (self.rounds, self.mistaken) = (0, false);
             self.window = self.outbox.take().await;
         }
     }
@@ -266,6 +285,7 @@ impl Publisher {
             if let Err(trouble) = done {
                 return trouble;
             }
+            self.outbox.note(None);
             tokio::select! {
                 () = self.fill() => {}
                 () = wire.gone() => return Trouble::passing("the connection is gone".into()),
@@ -280,7 +300,8 @@ impl Publisher {
             () = wire.gone() => return Err(Trouble::passing("the connection is gone".into())),
         }
         self.window.retain(Item::may_go);
-        if self.rounds >= ROUNDS - 1 {
+        let last = self.rounds + 1 >= ROUNDS;
+        if last && self.mistaken {
             return self.one_by_one(wire, channel).await;
         }
         let window = std::mem::take(&mut self.window);
@@ -297,6 +318,7 @@ impl Publisher {
         for (item, outcome) in window.into_iter().zip(outcomes) {
             match outcome {
                 Ok(Confirmation::Ack(None)) if !returned => item.accept(),
+                Ok(Confirmation::Nack(None)) if !returned && last => item.refuse(FULL.into()),
                 Ok(Confirmation::Nack(None)) if !returned => self.window.push(item),
                 Ok(_) => self.window.push(Item { in_doubt: true, ..item }),
                 Err(error) => {
@@ -305,19 +327,20 @@ impl Publisher {
                 }
             }
         }
-        if returned || trouble.as_ref().is_some_and(|t| t.of_channel) {
+        let of_channel = trouble.as_ref().is_some_and(|trouble| trouble.of_channel);
+        if returned || of_channel {
             wire.topology.forget();
-            self.doubt();
+            self.mistaken = true;
         }
         if let Some(trouble) = trouble {
-            self.rounds += u8::from(trouble.of_channel);
+            self.rounds = (self.rounds + u8::from(of_channel)).min(ROUNDS);
             return Err(trouble);
         }
         if !self.window.is_empty() {
             self.rounds += 1;
             if !returned {
                 // They were refused; there may be room in a moment.
-                sleep(jitter(FIRST_PAUSE * 4)).await;
+                sleep(jitter(REFUSED_PAUSE)).await;
             }
         }
         Ok(())
@@ -359,9 +382,7 @@ impl Publisher {
                 Some(Ok(Confirmation::Ack(Some(_)))) => {
                     item.reject("RabbitMQ has no queue for it, though it was declared just before".into());
                 }
-                Some(Ok(_)) => item.refuse(
-                    "RabbitMQ refused it: the queue is full (a length limit set by a policy), or not available".into(),
-                ),
+                Some(Ok(_)) => item.refuse(FULL.into()),
                 Some(Err(error)) => {
                     let trouble = wire.trouble(&error);
                     if trouble.of_channel {

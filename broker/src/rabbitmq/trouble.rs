@@ -35,8 +35,10 @@ impl Trouble {
     }
 
     pub(super) fn of(error: &lapin::Error) -> Self {
-        let ErrorKind::ProtocolError(told) = error.kind() else {
-            return Self::passing(error.to_string());
+        let told = match error.kind() {
+            ErrorKind::ProtocolError(told) => told,
+            ErrorKind::IOError(error) => return Self::passing(error.to_string()),
+            _ => return Self::passing(error.to_string()),
         };
         let (code, text) = (told.get_id(), told.get_message().as_str());
         let (text, passes) = match code {

@@ -4,7 +4,9 @@ use std::str::FromStr;
 
 use millhand_proto::{QueueName, RetryWish, TaskName, TimeLimits};
 use millhand_worker::{CommandTask, Slots, Worker, WorkerError};
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::args::{Global, WorkerArgs};
 use crate::exit::{Exit, Failure, Outcome};
@@ -42,6 +44,14 @@ pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
         .with_writer(std::io::stderr)
         .with_ansi(ui.style.color)
         .with_target(false)
+        .finish()
+        // lapin logs a message that RabbitMQ returns with its body, and frames with all they hold;
+        // what matters of it is logged in the broker crate's own words.
+        .with(
+            Targets::new()
+                .with_default(level)
+                .with_target("lapin", LevelFilter::OFF),
+        )
         .init();
     tracing::info!("worker starts: {}", summary(&settings));
     let run = worker.run(millhand_worker::shutdown_signal());

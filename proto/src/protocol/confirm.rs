@@ -17,6 +17,13 @@ impl Successor {
     #[must_use]
     pub fn copy(&self, copy: &JobCopy, error: Option<&str>) -> JobCopy {
         let mut next = copy.clone();
+        let ran = error.is_some() || self.why == Leaving::Retry;
+        if ran {
+            next.hop.attempts = copy.attempt();
+            if next.hop.first_error.is_none() {
+                next.hop.first_error = error.map(|e| e.chars().take(256).collect());
+            }
+        }
         if self.why == Leaving::Death {
             return next;
         }
@@ -26,12 +33,6 @@ impl Successor {
         next.hop.parked = None;
         next.hop.busy = 0;
         next.hop.expected_version = None;
-        if self.why == Leaving::Retry {
-            next.hop.attempts = copy.attempt();
-            if next.hop.first_error.is_none() {
-                next.hop.first_error = error.map(|e| e.chars().take(256).collect());
-            }
-        }
         next
     }
 }
