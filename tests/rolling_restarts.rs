@@ -14,13 +14,13 @@ const SOON: Duration = Duration::from_secs(120);
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn rolling_restarts_lose_nothing_and_kill_nothing() {
-    let rounds = if long() { 25 } else { 3 };
+    let rounds = if long() { 25 } else { 3_u64 };
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let urls = [&shared().rabbit.url(), &shared().redis.url()].map(|url| format!("{url}?ns=rolling"));
     let client = Client::fleet(&urls[0], &urls[1]).await.unwrap();
     // More than are done in the whole time, so that every restart finds workers full of jobs.
-    let jobs = 500 * rounds as u64;
+    let jobs = 500 * rounds;
     let squares = (0..jobs).map(|n| Square {
         n,
         millis: 50 + n % 100,
@@ -36,12 +36,12 @@ async fn rolling_restarts_lose_nothing_and_kill_nothing() {
             let mut log = Log::open(&path);
             let mut workers: Vec<Running> = (0..WORKERS).map(|_| Running::start(&path, &urls)).collect();
             for _ in 0..rounds {
-                for at in 0..WORKERS {
-                    let pid = workers[at].pid();
+                for worker in &mut workers {
+                    let pid = worker.pid();
                     wait_for("a worker at work", SOON, || {
                         log.is_at_work(pid) || log.ends.len() == usize::try_from(jobs).unwrap()
                     });
-                    std::mem::replace(&mut workers[at], Running::start(&path, &urls)).stop();
+                    std::mem::replace(worker, Running::start(&path, &urls)).stop();
                 }
             }
             (workers, log)
