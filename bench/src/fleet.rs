@@ -10,13 +10,14 @@ use anyhow::Result;
 use millhand_broker::Backend;
 use millhand_client::Client;
 
-use self::raw::{ACKS, Raw, WINDOW};
+use self::raw::{ACKS, Raw};
 use self::store::Commands;
 use crate::figures::{Baseline, Number, Pairs, Times, float};
 use crate::machine::Machine;
 use crate::millhand;
 use crate::noop::{ARGUMENT, Noop, bodies};
 use crate::options::Options;
+use crate::publishers::WINDOW;
 use crate::report::Report;
 use crate::running::Running;
 use crate::servers::Servers;

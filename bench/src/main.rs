@@ -2,10 +2,13 @@
 
 mod figures;
 mod fleet;
+mod ladder;
 mod machine;
 mod millhand;
 mod noop;
 mod options;
+mod publishers;
+mod quorum;
 mod report;
 mod running;
 mod servers;
@@ -24,6 +27,7 @@ fn main() -> Result<()> {
     let report = runtime.block_on(async {
         match options.bench.as_str() {
             "fleet" => fleet::run(&options).await,
+            "ladder" => ladder::run(&options).await,
             _ => sqlite::run(&options).await,
         }
     })?;

@@ -4,21 +4,16 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use futures_util::StreamExt;
-use futures_util::future::{join_all, try_join_all};
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    QueueDeclareOptions, QueueDeleteOptions,
-};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel, Confirmation, Connection, Consumer};
+use lapin::options::{BasicAckOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions, QueueDeleteOptions};
+use lapin::types::FieldTable;
+use lapin::{Channel, Connection, Consumer};
 use redis::aio::MultiplexedConnection;
 use tokio::sync::mpsc;
 
+use crate::publishers::{Publishers, publish};
+use crate::quorum;
 use crate::servers::Servers;
 
-/// As the broker publishes (`broker/src/rabbitmq/publish.rs`).
-const CHANNELS: usize = 4;
-pub(super) const WINDOW: usize = 128;
 /// Messages in hands, and those that are acknowledged at once.
 const PREFETCH: u16 = 512;
 pub(super) const ACKS: usize = 256;
@@ -32,7 +27,7 @@ const FIRST: usize = 50;
 pub(super) struct Raw {
     /// lapin's connection lives as long as this.
     connection: Connection,
-    publishers: Vec<Channel>,
+    publishers: Publishers,
     redis: MultiplexedConnection,
     queue: String,
     /// Records written so far: each has its own key.
@@ -43,8 +38,11 @@ impl Raw {
     pub(super) async fn open(servers: &Servers) -> Result<Self> {
         let connection = servers.rabbit().await?;
         let queue = format!("millhand-bench.{}", std::process::id());
-        let publishers = try_join_all((0..CHANNELS).map(|_| confirming(&connection))).await?;
-        let declared = publishers[0].queue_declare(queue.as_str().into(), QueueDeclareOptions::durable(), arguments());
+        let publishers = Publishers::open(&connection).await?;
+        let (options, arguments) = (QueueDeclareOptions::durable(), quorum::work("millhand-bench.lost"));
+        let declared = publishers
+            .channel()
+            .queue_declare(queue.as_str().into(), options, arguments);
         declared.await?;
         Ok(Self {
             connection,
@@ -55,21 +53,8 @@ impl Raw {
         })
     }
 
-    /// Publishes joined, in windows, each on a channel; the confirms are awaited.
     pub(super) async fn enqueue(&self, bodies: &[Vec<u8>]) -> Result<()> {
-        let windows: Vec<_> = bodies.chunks(WINDOW).collect();
-        let lanes = self.publishers.iter().enumerate().map(|(lane, channel)| {
-            let windows = windows.iter().skip(lane).step_by(CHANNELS);
-            async move {
-                for window in windows {
-                    let sent = join_all(window.iter().map(|body| publish(channel, &self.queue, body)));
-                    sent.await.into_iter().collect::<Result<Vec<()>>>()?;
-                }
-                anyhow::Ok(())
-            }
-        });
-        try_join_all(lanes).await?;
-        Ok(())
+        self.publishers.publish(&self.queue, bodies).await
     }
 
     /// Takes so many, remembers each, and acknowledges many at once.
@@ -135,7 +120,7 @@ impl Raw {
             let mut times = Vec::with_capacity(bodies.len());
             for round in 0..rounds {
                 let started = Instant::now();
-                publish(&self.publishers[0], &self.queue, &bodies[round % bodies.len()]).await?;
+                publish(self.publishers.channel(), &self.queue, &bodies[round % bodies.len()]).await?;
                 let (_, got): (String, usize) = redis::cmd("BLPOP")
                     .arg(&reply)
                     .arg(30)
@@ -167,44 +152,14 @@ impl Raw {
 
     /// Leaves nothing in RabbitMQ; what is in Redis expires.
     pub(super) async fn close(self) -> Result<()> {
-        let deleted = self.publishers[0].queue_delete(self.queue.as_str().into(), QueueDeleteOptions::default());
+        let deleted = self
+            .publishers
+            .channel()
+            .queue_delete(self.queue.as_str().into(), QueueDeleteOptions::default());
         deleted.await?;
         self.connection.close(200, "OK".into()).await?;
         Ok(())
     }
-}
-
-async fn confirming(connection: &Connection) -> Result<Channel> {
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    Ok(channel)
-}
-
-/// Publishes a persistent message and waits for its confirm.
-async fn publish(channel: &Channel, queue: &str, body: &[u8]) -> Result<()> {
-    let options = BasicPublishOptions {
-        mandatory: true,
-        ..BasicPublishOptions::default()
-    };
-    let persistent = BasicProperties::default().with_delivery_mode(2);
-    let confirm = channel
-        .basic_publish("".into(), queue.into(), options, body, persistent)
-        .await?
-        .await?;
-    ensure!(matches!(confirm, Confirmation::Ack(None)), "not confirmed: {confirm:?}");
-    Ok(())
-}
-
-/// As a work queue of the broker (`broker/src/rabbitmq/names.rs`).
-fn arguments() -> FieldTable {
-    let text = |text: &str| AMQPValue::LongString(text.into());
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), text("quorum"));
-    arguments.insert("x-delivery-limit".into(), AMQPValue::LongLongInt(100));
-    arguments.insert("x-dead-letter-exchange".into(), text("millhand-bench.lost"));
-    arguments.insert("x-dead-letter-strategy".into(), text("at-least-once"));
-    arguments.insert("x-overflow".into(), text("reject-publish"));
-    arguments
 }
 
 fn set(pipe: &mut redis::Pipeline, number: usize) {
