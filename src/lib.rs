@@ -50,7 +50,8 @@ use millhand_broker::BackendUrl;
 pub use millhand_broker::{Backend, JobFilter, JobPage, JobView, QueueView, WorkerView};
 pub use millhand_client::{Admin, Client, ConnectError, EnqueueError, Enqueued, Handle, Job, JobFailure, WaitError};
 pub use millhand_proto::{
-    Class, JobId, Payload, QueueName, RetryWish, State, Task, TaskName, TimeLimits, Timestamp, limits,
+    Class, Count, Histogram, JobId, Numbers, Payload, QueueName, RetryWish, State, Tally, Task, TaskName, TimeLimits,
+    Timestamp, limits,
 };
 pub use millhand_worker::{
     CommandTask, Context, Executor, Failure, Slots, TaskOptions, Worker, WorkerError, shutdown_signal, snooze,

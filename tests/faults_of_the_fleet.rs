@@ -211,12 +211,13 @@ async fn faults(workers: usize, jobs: u64, millis: u64, faults: Vec<Fault>) {
     wait_for("every job's end", PATIENCE, || havoc.log.read().ends.len() >= ids.len());
     assert!(ids.iter().all(|id| havoc.log.ends.contains_key(&id.to_string())));
     assert_eq!(havoc.log.ends.len(), ids.len(), "something ran that was not enqueued");
-    wait_for("empty queues", PATIENCE, || {
-        let listed = fleet.rabbit.ctl(&["list_queues", "messages"]);
-        listed
-            .lines()
-            .all(|line| line.trim().parse::<u64>().is_ok_and(|n| n == 0))
-    });
+    let end = Instant::now() + PATIENCE;
+    while numbers(&fleet.rabbit, "messages").any(|n| n > 0) {
+        let listed = ["list_queues", "name", "messages_ready", "messages_unacknowledged"];
+        assert!(Instant::now() < end, "stuck:\n{}", fleet.rabbit.ctl(&listed));
+    }
+    let (keys, lasting) = fleet.redis.keys();
+    assert!(lasting.is_empty(), "of {keys} keys these stay for ever: {lasting:?}");
     let (twice, kills) = (havoc.log.twice(), havoc.kills);
     let bound = (SLOTS + WINDOW) * kills + havoc.held;
     println!(

@@ -9,6 +9,7 @@ const HOUSE: &[(&str, &str, u8)] = &[
     ("broker", "millhand-broker", 1),
     ("client", "millhand-client", 2),
     ("worker", "millhand-worker", 3),
+    ("dashboard", "millhand-dashboard", 3),
     ("cli", "millhand-cli", 4),
     (".", "millhand", 4),
     // Above all that users get: they may use it in their tests only.

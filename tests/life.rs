@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use millhand::{Backend, Client, Context, Enqueued, Failure, Job, State, Task, Worker, snooze};
+use millhand::{Backend, Client, Context, Count, Enqueued, Failure, Job, Numbers, State, Task, Worker, snooze};
 use serde::{Deserialize, Serialize};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -31,6 +31,10 @@ async fn fate(job: Act, cx: Context) -> Result<u32, Failure> {
         "ok" => Ok(cx.attempt()),
         "fail twice" if cx.attempt() <= 2 => Err(Failure::new("not yet")),
         "fail twice" => Ok(cx.attempt()),
+        "slow" => {
+            tokio::time::sleep(Duration::from_millis(30)).await;
+            Ok(cx.attempt())
+        }
         "fail" => Err(Failure::new("never")),
         "fatal" => Err(Failure::fatal("no use")),
         "panic" => panic!("the handler panicked"),
@@ -125,6 +129,42 @@ async fn jobs_die_with_their_reason_and_come_back_when_retried() {
     worker(&backend).run_until_idle().await.unwrap();
     let again = read(worn_out.id()).await.entry;
     assert_eq!((again.state, again.attempts), (State::Dead, 6), "three more attempts");
+}
+
+#[tokio::test]
+async fn what_happened_can_be_read_as_numbers() {
+    let backend = millhand::memory().unwrap();
+    let client = Client::new(Arc::clone(&backend));
+    let before = backend.now();
+    for how in ["slow", "slow", "slow", "fail twice", "fatal"] {
+        client.enqueue(act(how)).await.unwrap();
+    }
+    let late = Job::of(act("ok")).expires_in(Duration::ZERO);
+    client.enqueue(late).await.unwrap();
+    worker(&backend).run_until_idle().await.unwrap();
+    let stats = client.admin().stats(before, backend.now()).await.unwrap();
+    let mut all = Numbers::default();
+    for tally in &stats {
+        assert_eq!((tally.queue.as_str(), tally.task.as_str()), ("default", "act"));
+        all.merge(&tally.numbers);
+    }
+    let counts = Count::ALL.map(|what| (what.as_str(), all.get(what)));
+    assert_eq!(
+        counts,
+        [
+            ("succeeded", 4),
+            ("dead", 1),
+            ("cancelled", 0),
+            ("expired", 1),
+            ("retried", 2),
+            ("snoozed", 0),
+            ("failed", 3)
+        ]
+    );
+    assert_eq!((all.run.count(), all.wait.count()), (7, 7), "one each run");
+    let slow = all.run.quantile(0.9).unwrap();
+    assert!(slow >= Duration::from_millis(28) && slow < LONG, "{slow:?}");
+    assert!(all.run.quantile(0.3).unwrap() < slow);
 }
 
 #[tokio::test]

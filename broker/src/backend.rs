@@ -5,7 +5,8 @@ use std::pin::Pin;
 
 use millhand_proto::protocol::{Meeting, Situation, parked_copy, watch_again};
 use millhand_proto::{
-    AttemptNote, Fence, JobCopy, JobId, Mailbox, Parcel, Payload, QueueName, Receipt, Successor, Timestamp, WorkerId,
+    AttemptNote, Fence, JobCopy, JobId, Mailbox, Parcel, Payload, QueueName, Receipt, Successor, Tally, Timestamp,
+    WorkerId,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -348,6 +349,13 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueView>>>;
     /// Lists workers.
     fn workers(&self) -> BoxFuture<'_, Result<Vec<WorkerView>>>;
+    /// Adds to the numbers of minutes: nothing that a decision rests on. A call that fails may have
+    /// been carried out, and who repeats it counts twice.
+    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>>;
+    /// Reads the numbers of the minutes that this time touches, merged for each minute, queue and
+    /// task, the oldest first; minutes before [`limits::KEEP_STATS`](millhand_proto::limits) are
+    /// forgotten.
+    fn stats(&self, since: Timestamp, until: Timestamp) -> BoxFuture<'_, Result<Vec<Tally>>>;
     /// What is still to do in these queues (all when empty).
     fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>>;
     /// Remembers dead jobs again whose records were lost, from their backup in the queue; there is
@@ -357,7 +365,7 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         Box::pin(async { Ok(Rebuilt::default()) })
     }
     /// Waits for what was promised to be written soon, such as the sight of accepted jobs.
-    fn close(&self) -> BoxFuture<'_, ()> {
+    fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(async {})
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use millhand_proto::protocol::{Meeting, Situation};
 use millhand_proto::{
-    AttemptEnd, AttemptNote, Core, ErrorText, Fence, JobId, Leaving, Mailbox, Parcel, Payload, QueueName, Receipt,
-    State, Successor, TaskName, Timestamp, WorkerId,
+    AttemptEnd, AttemptNote, Core, Count, ErrorText, Fence, JobId, Leaving, Mailbox, Parcel, Payload, QueueName,
+    Receipt, State, Successor, Tally, TaskName, Timestamp, WorkerId, limits,
 };
 
 use crate::backend::{
@@ -75,6 +75,7 @@ cases! {
     a_purge_cancels_what_waits: "a purge cancels what waits and is due, and nothing else",
     waiters_are_told: "the mailbox in a job, and any that listens later, is told of its end",
     children_come_with_the_success: "jobs that a job enqueued are there when it has succeeded, and only then",
+    numbers_add_up: "what workers count is added up by minute, queue and task, and read back for the minutes asked for",
     lists_filter: "lists filter by state, task and queue, newest first, and say when there is more",
     dropped_jobs_are_forgotten: "an ended job can be forgotten, a waiting one not",
     nothing_is_known_of_strangers: "of an id that was never enqueued nothing is known",
@@ -300,7 +301,7 @@ async fn state(backend: &Arc<dyn Backend>, id: JobId) -> Option<State> {
 async fn seen(backend: &Arc<dyn Backend>, id: JobId) -> JobView {
     let looked = async {
         loop {
-            backend.close().await;
+            backend.flush().await;
             if let Some(view) = backend.read(vec![id]).await.expect("a read").pop().flatten() {
                 return view;
             }
@@ -836,6 +837,7 @@ async fn workers_are_seen(backend: Arc<dyn Backend>) {
         pid: 7,
         started: backend.now(),
         queues: vec![queue.clone()],
+        tasks: vec![TaskName::new("act").expect("a name")],
         slots: 3,
         running: 1,
     };
@@ -846,10 +848,7 @@ async fn workers_are_seen(backend: Arc<dyn Backend>) {
     assert_eq!(backend.beat(beat.clone()).await.expect("a beat"), [queue]);
     let seen = backend.workers().await.expect("workers");
     assert_eq!(seen.len(), 1);
-    assert_eq!(
-        (seen[0].beat.worker, seen[0].beat.slots, seen[0].beat.running),
-        (worker(1), 3, 1)
-    );
+    assert_eq!(seen[0].beat, beat);
     drop(consumer);
     backend.leave(worker(1)).await.expect("it leaves");
     assert_eq!(backend.workers().await.expect("workers").len(), 0);
@@ -959,6 +958,40 @@ async fn children_come_with_the_success(backend: Arc<dyn Backend>) {
     settle(&backend, &delivery, verdict).await;
     assert_eq!(next(&mut consumer).await.parcel.jobs()[0].id(), child);
     nothing_comes(&mut consumer).await;
+}
+
+async fn numbers_add_up(backend: Arc<dyn Backend>) {
+    let now = backend.now();
+    let this = Tally::minute_of(now);
+    let (queue, other) = (core(id(1), now).queue, QueueName::new("other").expect("a name"));
+    let task = core(id(1), now).task;
+    let tally = |minute, queue: &QueueName, millis| {
+        let mut tally = Tally::new(minute, queue.clone(), task.clone());
+        tally.numbers.count(Count::Succeeded);
+        tally.numbers.count(Count::Failed);
+        tally.numbers.wait.record(Duration::from_millis(millis));
+        tally.numbers.run.record(Duration::from_millis(millis * 2));
+        tally
+    };
+    let write = async |tallies: Vec<Tally>| backend.tally(tallies).await.expect("written");
+    write(vec![tally(this, &queue, 1), tally(this - 9, &queue, 1)]).await;
+    write(vec![tally(this, &other, 3), tally(this, &queue, 500)]).await;
+    // Too old to be kept.
+    let kept = limits::KEEP_STATS.as_secs() / 60;
+    write(vec![tally(this - kept - 2, &queue, 1)]).await;
+    let mut both = tally(this, &queue, 1);
+    both.numbers.merge(&tally(this, &queue, 500).numbers);
+    let here = vec![both, tally(this, &other, 3)];
+    let read = async |since: u64| {
+        let since = now.as_micros() - i64::try_from(since * 60_000_000).expect("a time");
+        let since = Timestamp::from_micros(since);
+        backend.stats(since, now).await.expect("read")
+    };
+    assert_eq!(read(0).await, here);
+    assert_eq!(read(8).await, here);
+    let all = [vec![tally(this - 9, &queue, 1)], here].concat();
+    assert_eq!(read(9).await, all);
+    assert_eq!(read(2 * kept).await, all);
 }
 
 async fn lists_filter(backend: Arc<dyn Backend>) {

@@ -4,12 +4,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Timestamp, WorkerId};
+use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 
 use crate::backend::{
-    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Facts, Mail, Pending, Pushed, Settled,
-    Settlement, Subscription,
+    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Facts, Looked, Mail, Pending, Pushed,
+    Rebuilt, Settled, Settlement, Subscription,
 };
 use crate::error::{Error, Result};
 use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView};
@@ -25,6 +25,11 @@ pub enum Door {
     Settle,
     /// [`Backend::read`].
     Read,
+    /// [`Backend::tally`].
+    Tally,
+    /// What only people read: [`Backend::jobs`], [`queues`](Backend::queues),
+    /// [`workers`](Backend::workers) and [`stats`](Backend::stats).
+    Look,
 }
 
 /// How a call fails. Who asked cannot tell the two apart.
@@ -141,15 +146,27 @@ impl Backend for Faulty {
         self.inner.control(control)
     }
     fn jobs(&self, filter: JobFilter) -> BoxFuture<'_, Result<JobPage>> {
-        self.inner.jobs(filter)
+        self.faulted(Door::Look, self.inner.jobs(filter))
     }
     fn queues(&self) -> BoxFuture<'_, Result<Vec<QueueView>>> {
-        self.inner.queues()
+        self.faulted(Door::Look, self.inner.queues())
     }
     fn workers(&self) -> BoxFuture<'_, Result<Vec<WorkerView>>> {
-        self.inner.workers()
+        self.faulted(Door::Look, self.inner.workers())
+    }
+    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+        self.faulted(Door::Tally, self.inner.tally(tallies))
+    }
+    fn stats(&self, since: Timestamp, until: Timestamp) -> BoxFuture<'_, Result<Vec<Tally>>> {
+        self.faulted(Door::Look, self.inner.stats(since, until))
     }
     fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>> {
         self.inner.pending(queues)
+    }
+    fn rebuild<'a>(&'a self, progress: &'a mut Looked) -> BoxFuture<'a, Result<Rebuilt>> {
+        self.inner.rebuild(progress)
+    }
+    fn flush(&self) -> BoxFuture<'_, ()> {
+        self.inner.flush()
     }
 }

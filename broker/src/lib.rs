@@ -1,8 +1,9 @@
 //! The one door into queue and store, [`Backend`], and what fills it.
 //!
 //! [`memory::Memory`] and [`sqlite::Sqlite`] serve one machine; both are the engine in `local/`,
-//! which applies the pure rules of `millhand_proto::protocol` in one transaction. [`conformance`] is the
-//! suite that every back end passes.
+//! which applies the pure rules of `millhand_proto::protocol` in one transaction. `pair/` is a fleet:
+//! a queue that carries (`rabbitmq/`) and a store that remembers (`redis/`), with the order between
+//! them. [`conformance`] is the suite that every back end passes.
 
 mod backend;
 mod clock;
@@ -10,6 +11,8 @@ mod coalesce;
 pub mod conformance;
 mod error;
 pub mod faults;
+#[cfg(test)]
+mod golden;
 mod io;
 mod local;
 pub mod memory;

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Timestamp, WorkerId};
+use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 
 use self::commit::{Committer, Mode};
@@ -31,7 +31,7 @@ use crate::backend::{
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
-use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView};
+use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView, oldest_minute};
 
 /// How often the locks of others are tried.
 const LOOK: Duration = Duration::from_millis(500);
@@ -507,6 +507,20 @@ impl Backend for Shared {
 
     fn workers(&self) -> BoxFuture<'_, Result<Vec<WorkerView>>> {
         Box::pin(self.0.look(|engine| engine.tables.beats()))
+    }
+
+    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.write(move |engine| {
+            engine.tables.forget_tallies(oldest_minute(engine.now))?;
+            tallies.iter().try_for_each(|tally| engine.tables.add_tally(tally))
+        }))
+    }
+
+    fn stats(&self, since: Timestamp, until: Timestamp) -> BoxFuture<'_, Result<Vec<Tally>>> {
+        Box::pin(self.0.look(move |engine| {
+            let from = oldest_minute(engine.now).max(Tally::minute_of(since));
+            engine.tables.tallies(from, Tally::minute_of(until))
+        }))
     }
 
     fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>> {

@@ -14,6 +14,7 @@ mod records;
 mod registry;
 mod settle;
 pub(crate) mod store;
+mod tallies;
 mod trust;
 mod views;
 
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Timestamp, WorkerId};
+use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
 use tokio::sync::{OnceCell, mpsc, watch};
 
 use self::changes::{Change, Reply};
@@ -203,6 +204,14 @@ impl Backend for Shared {
         Box::pin(self.0.worker_views())
     }
 
+    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.add_tallies(tallies))
+    }
+
+    fn stats(&self, since: Timestamp, until: Timestamp) -> BoxFuture<'_, Result<Vec<Tally>>> {
+        Box::pin(self.0.read_tallies(since, until))
+    }
+
     fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>> {
         Box::pin(async move {
             let named = if queues.is_empty() {
@@ -223,7 +232,7 @@ impl Backend for Shared {
         Box::pin(self.0.rebuild_dead(progress))
     }
 
-    fn close(&self) -> BoxFuture<'_, ()> {
+    fn flush(&self) -> BoxFuture<'_, ()> {
         Box::pin(self.0.notes.flush())
     }
 }

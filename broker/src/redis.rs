@@ -3,6 +3,8 @@
 mod keys;
 mod link;
 mod mail;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

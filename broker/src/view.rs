@@ -1,6 +1,6 @@
 //! What people and programs read.
 
-use millhand_proto::{Class, Entry, JobId, Payload, QueueName, State, TaskName, Timestamp, WorkerId};
+use millhand_proto::{Class, Entry, JobId, Payload, QueueName, State, Tally, TaskName, Timestamp, WorkerId, limits};
 use serde::{Deserialize, Serialize};
 
 /// All that is known of a job.
@@ -87,10 +87,18 @@ pub struct WorkerBeat {
     pub started: Timestamp,
     /// Its queues.
     pub queues: Vec<QueueName>,
+    /// The tasks that it runs, by name, as far as it names them.
+    #[serde(default)]
+    pub tasks: Vec<TaskName>,
     /// Its slots.
     pub slots: u32,
     /// Slots in use.
     pub running: u32,
+}
+
+/// The oldest minute whose numbers are kept.
+pub(crate) fn oldest_minute(now: Timestamp) -> u64 {
+    Tally::minute_of(now).saturating_sub(limits::KEEP_STATS.as_secs() / 60)
 }
 
 /// A worker, as people see it.
@@ -112,6 +120,7 @@ impl WorkerBeat {
             pid: std::process::id(),
             started,
             queues,
+            tasks: Vec::new(),
             slots: 0,
             running: 0,
         }

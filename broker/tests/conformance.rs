@@ -42,6 +42,9 @@ fn pair(namespace: &str) -> Arc<dyn Backend> {
 async fn rabbitmq_and_redis() {
     let cases = AtomicUsize::new(0);
     conformance::exercise(&|| pair(&format!("case{}", cases.fetch_add(1, Ordering::Relaxed)))).await;
+    let (keys, lasting) = millhand_servers::shared().redis.keys();
+    assert!(keys > 50, "the suite writes keys of every kind: {keys}");
+    assert!(lasting.is_empty(), "these keys stay for ever: {lasting:?}");
 }
 
 #[test]

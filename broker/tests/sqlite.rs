@@ -198,6 +198,20 @@ fn a_file_that_is_not_ours_is_refused_with_a_sentence() {
     assert!(refused(dir.path()).contains("cannot be opened"));
 }
 
+#[tokio::test]
+async fn a_file_of_an_earlier_version_gets_what_is_new() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    drop(Sqlite::open(&path).unwrap());
+    Connection::open(&path)
+        .unwrap()
+        .execute_batch("DROP TABLE stats; ALTER TABLE workers DROP COLUMN tasks; PRAGMA user_version = 1;")
+        .unwrap();
+    let backend = Sqlite::open(&path).unwrap();
+    let now = backend.now();
+    assert!(backend.stats(now, now).await.unwrap().is_empty());
+}
+
 #[test]
 fn eight_at_once_make_one_file() {
     for _ in 0..20 {

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use millhand_dashboard::Loopback;
 use millhand_proto::{Class, QueueName, State, TaskName};
 
 use crate::times::{self, When};
@@ -151,6 +152,12 @@ Examples:
     /// Look after dead jobs
     #[command(subcommand)]
     Dead(DeadCommand),
+    /// Show queues, workers, times and failures in a browser; reads only, on this machine only
+    #[command(after_help = "\
+Examples:
+  millhand dashboard                                then open http://127.0.0.1:7700
+  millhand dashboard --bind 127.0.0.1:8080 --broker sqlite:jobs.db")]
+    Dashboard(DashboardArgs),
     /// Print every limit and default
     Limits,
     /// Print the completions of a shell
@@ -183,6 +190,13 @@ pub(crate) struct WorkerArgs {
     /// Check the settings and end
     #[arg(long)]
     pub(crate) check: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DashboardArgs {
+    /// Where to listen, on this machine; port 0 takes any that is free
+    #[arg(long, value_name = "ADDRESS", default_value_t = Loopback::default())]
+    pub(crate) bind: Loopback,
 }
 
 #[derive(Debug, Args)]
@@ -382,6 +396,7 @@ mod tests {
             &["enqueue", "a", "--retries", "1001"],
             &["enqueue", "a", "--wait-timeout", "5s"],
             &["enqueue", "a", "--priority", "urgent"],
+            &["dashboard", "--bind", "0.0.0.0:7700"],
         ] {
             assert!(Cli::try_parse_from(["millhand"].iter().chain(bad)).is_err(), "{bad:?}");
         }

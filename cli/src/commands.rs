@@ -2,6 +2,7 @@
 
 mod act;
 mod completion;
+mod dashboard;
 mod dead;
 mod enqueue;
 mod job;
@@ -29,6 +30,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Outcome {
         Command::Enqueue(args) => block_on(enqueue::run(args, &global, ui)),
         Command::Job(command) => block_on(job::run(command, &global, ui)),
         Command::Queue(command) => block_on(queue::run(command, &global, ui)),
+        Command::Dashboard(args) => block_on(dashboard::run(args, &global, ui)),
         Command::Dead(command) => block_on(dead::run(command, &global, ui)),
         Command::Limits => limits::run(ui),
         Command::Completion { shell } => completion::run(shell, ui),

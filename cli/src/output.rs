@@ -6,6 +6,7 @@ use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use millhand_proto::State;
+pub(crate) use millhand_proto::words::{clean, grouped, plural};
 use serde::Serialize;
 
 use crate::args::{Color, Format, Global};
@@ -256,44 +257,6 @@ fn progress_line(verb: &str, done: usize, total: Option<usize>, elapsed: Duratio
         let _ = write!(line, ", {} left", times::human(left));
     }
     line
-}
-
-/// `12410` as `12,410`.
-pub(crate) fn grouped(number: u64) -> String {
-    let digits = number.to_string();
-    let mut text = String::new();
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// `1 job`, `1,204 jobs`.
-pub(crate) fn plural(number: u64, one: &str) -> String {
-    if number == 1 {
-        format!("1 {one}")
-    } else {
-        format!("{} {one}s", grouped(number))
-    }
-}
-
-/// Text that comes from elsewhere, made harmless for a terminal: control characters and marks
-/// that turn the direction of writing are escaped; line ends stay when `lines`.
-pub(crate) fn clean(text: &str, lines: bool) -> String {
-    let mut safe = String::with_capacity(text.len());
-    for c in text.chars() {
-        let turns = matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
-        match c {
-            '\n' if lines => safe.push(c),
-            '\t' if lines => safe.push_str("    "),
-            _ if c.is_control() || turns => safe.extend(c.escape_default()),
-            _ => safe.push(c),
-        }
-    }
-    safe
 }
 
 /// The start of a text, with what was left out said.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use millhand_proto::Timestamp;
+pub(crate) use millhand_proto::words::{compact, human};
 
 /// Reads `500ms`, `30s`, `5m`, `2h`, `1d`, and several together (`1h30m`).
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
@@ -68,61 +69,6 @@ pub(crate) fn seconds(span: Duration) -> f64 {
     span.as_secs_f64()
 }
 
-/// A span for people, in three figures: `812 µs`, `4.80 ms`, `1.20 s`, `2 min 05 s`, `3 h 12 min`.
-pub(crate) fn human(span: Duration) -> String {
-    let (number, unit, next) = parts(span);
-    match next {
-        Some((rest, small)) => format!("{number} {unit} {rest:02} {small}"),
-        None => format!("{number} {unit}"),
-    }
-}
-
-/// The same without blanks, for tables: `812µs`, `1.20s`, `2m05s`, `3h12m`.
-pub(crate) fn compact(span: Duration) -> String {
-    let short = |unit: &'static str| if unit == "min" { "m" } else { unit };
-    let (number, unit, next) = parts(span);
-    match next {
-        Some((rest, small)) => format!("{number}{}{rest:02}{}", short(unit), short(small)),
-        None => format!("{number}{unit}"),
-    }
-}
-
-type Parts = (String, &'static str, Option<(u64, &'static str)>);
-
-fn parts(span: Duration) -> Parts {
-    let micros = span.as_micros();
-    let secs = span.as_secs();
-    match micros {
-        0..1_000 => (micros.to_string(), "µs", None),
-        1_000..999_500 => (three(span.as_secs_f64() * 1e3), "ms", None),
-        _ if micros < 59_950_000 => (three(span.as_secs_f64()), "s", None),
-        _ => {
-            let secs = secs.max(60);
-            let pair = |big: u64, small: u64| ((secs / big).to_string(), secs % big / small);
-            if secs < 3600 {
-                let (n, rest) = pair(60, 1);
-                (n, "min", Some((rest, "s")))
-            } else if secs < 86_400 {
-                let (n, rest) = pair(3600, 60);
-                (n, "h", Some((rest, "min")))
-            } else {
-                let (n, rest) = pair(86_400, 3600);
-                (n, "d", Some((rest, "h")))
-            }
-        }
-    }
-}
-
-fn three(number: f64) -> String {
-    if number < 9.995 {
-        format!("{number:.2}")
-    } else if number < 99.95 {
-        format!("{number:.1}")
-    } else {
-        format!("{number:.0}")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -170,28 +116,5 @@ mod tests {
         for bad in ["tomorrow", "2031-02-03", "2031-13-03T04:05:06Z", "2031-02-03T04:05:06"] {
             assert!(when(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn spans_have_three_figures() {
-        for (micros, want) in [
-            (0, "0 µs"),
-            (812, "812 µs"),
-            (4_800, "4.80 ms"),
-            (48_210, "48.2 ms"),
-            (999_499, "999 ms"),
-            (999_500, "1.00 s"),
-            (1_200_000, "1.20 s"),
-            (59_949_999, "59.9 s"),
-            (59_999_999, "1 min 00 s"),
-            (125_000_000, "2 min 05 s"),
-            (11_520_000_000, "3 h 12 min"),
-            (273_600_000_000, "3 d 04 h"),
-        ] {
-            assert_eq!(human(Duration::from_micros(micros)), want);
-        }
-        assert_eq!(compact(Duration::from_secs(125)), "2m05s");
-        assert_eq!(compact(Duration::from_secs(11_520)), "3h12m");
-        assert_eq!(compact(Duration::from_millis(1200)), "1.20s");
     }
 }

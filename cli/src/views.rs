@@ -17,7 +17,7 @@ pub(crate) fn waited(view: &JobView, now: Timestamp) -> Option<Duration> {
     match entry.state {
         State::Queued => Some(now.since(ready)),
         State::Scheduled | State::Retrying => None,
-        _ => entry.receipt.map(|r| Duration::from_micros(r.queue + r.fetch + r.room)),
+        _ => entry.receipt.map(|r| Duration::from_micros(r.waited())),
     }
 }
 

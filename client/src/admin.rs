@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use millhand_broker::{Act, Acted, Backend, Control, Error, JobFilter, JobPage, QueueView, Rebuilt, WorkerView};
-use millhand_proto::{JobId, QueueName};
+use millhand_proto::{JobId, QueueName, Tally, Timestamp};
 
 /// Jobs that one call of a purge empties.
 const PURGE_BATCH: usize = 1000;
@@ -135,5 +135,14 @@ impl Admin {
     /// When the back end fails.
     pub async fn workers(&self) -> Result<Vec<WorkerView>, Error> {
         self.backend.workers().await
+    }
+
+    /// The numbers of the minutes that this time touches, merged for each minute, queue and task:
+    /// how many jobs ended how, and how long they waited and ran.
+    ///
+    /// # Errors
+    /// When the back end fails.
+    pub async fn stats(&self, since: Timestamp, until: Timestamp) -> Result<Vec<Tally>, Error> {
+        self.backend.stats(since, until).await
     }
 }

@@ -290,7 +290,7 @@ impl Client {
     /// Waits up to a second for what is written behind an enqueue: the sight of accepted jobs in lists.
     /// The jobs themselves are durable before; a program that ends may leave this out.
     pub async fn close(&self) {
-        let _ = tokio::time::timeout(CLOSE, self.shared.backend.close()).await;
+        let _ = tokio::time::timeout(CLOSE, self.shared.backend.flush()).await;
     }
 
     /// A handle to a job that was enqueued earlier, perhaps by another process.

@@ -10,7 +10,7 @@ use millhand_broker::{
     JobView, Mail, Pending, Pushed, QueueView, Result, Settled, Settlement, Subscription, WorkerBeat, WorkerView,
 };
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{Entry, JobId, Mailbox, Parcel, Payload, QueueName, State, Timestamp, WorkerId};
+use millhand_proto::{Entry, JobId, Mailbox, Parcel, Payload, QueueName, State, Tally, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 
 #[derive(Debug, Default)]
@@ -146,6 +146,12 @@ impl Backend for Fake {
         ready(Err(Error::Closed))
     }
     fn workers(&self) -> BoxFuture<'_, Result<Vec<WorkerView>>> {
+        ready(Err(Error::Closed))
+    }
+    fn tally(&self, _: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+        ready(Err(Error::Closed))
+    }
+    fn stats(&self, _: Timestamp, _: Timestamp) -> BoxFuture<'_, Result<Vec<Tally>>> {
         ready(Err(Error::Closed))
     }
     fn pending(&self, _: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>> {

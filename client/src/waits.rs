@@ -243,6 +243,10 @@ async fn read(inner: &Inner, mut ids: HashSet<JobId>) -> bool {
         .collect();
     ids.extend(fresh.keys());
     let ids: Vec<_> = ids.into_iter().collect();
+    if !fresh.is_empty() {
+        // Jobs that this client enqueued a moment ago are to be found.
+        inner.backend.flush().await;
+    }
     let mut result = Ok(());
     for acts in listen.chunks(READ_BATCH) {
         // What it answers is seen by the read.

@@ -4,6 +4,7 @@
 //! every decision about a job's life as a pure function.
 
 pub mod class;
+pub mod histogram;
 pub mod id;
 pub mod limits;
 pub mod name;
@@ -14,11 +15,14 @@ pub mod protocol;
 pub mod receipt;
 pub mod record;
 pub mod state;
+pub mod tally;
 pub mod task;
 pub mod time;
 pub mod wire;
+pub mod words;
 
 pub use class::Class;
+pub use histogram::Histogram;
 pub use id::{JobId, Mailbox, RecordKey, WorkerId};
 pub use name::{NameError, Namespace, QueueName, TaskName};
 pub use outcome::{AttemptEnd, ErrorText, Outcome};
@@ -27,6 +31,7 @@ pub use policy::{RetryPolicy, RetryWish, TimeLimits};
 pub use receipt::Receipt;
 pub use record::{AttemptNote, Entry, Fence, Leaving, Record, Successor};
 pub use state::State;
+pub use tally::{Count, Numbers, Tally};
 pub use task::Task;
 pub use time::Timestamp;
 pub use wire::{Core, Hop, JobCopy, Opened, Parcel, Parked, WireError};

@@ -105,6 +105,8 @@ limits! {
     SPLIT_AFTER: u32 = 2, "split", "2 redeliveries", "a parcel is then split into parcels of one job";
     /// Unreadable parcels that are kept.
     UNREADABLE: usize = 10_000, "unreadable parcels", "10,000", "the newest are kept to be looked at";
+    /// How long the numbers of a minute are kept.
+    KEEP_STATS: Duration = Duration::from_secs(24 * 3600), "retention, statistics", "1 day", "counts and times of each minute, queue and task";
     /// Rows that a list looks at.
     LIST_SCAN: usize = 100_000, "list", "100,000 rows", "how far a list with a filter looks; it says when it stopped";
 }

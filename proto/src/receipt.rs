@@ -50,6 +50,12 @@ impl Receipt {
         ]
     }
 
+    /// From due and in the queue until a slot was free, in microseconds: what people call waiting.
+    #[must_use]
+    pub fn waited(&self) -> u64 {
+        self.queue.saturating_add(self.fetch).saturating_add(self.room)
+    }
+
     /// All phases together, in microseconds.
     #[must_use]
     pub fn whole(&self) -> u64 {

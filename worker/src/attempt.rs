@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use millhand_broker::{Claim, Release, Settled, Settlement, Verdict};
 use millhand_proto::protocol::{Decision, Ended, Meeting, Situation, decide};
-use millhand_proto::{Codec, Leaving, Outcome, Receipt, Successor, Timestamp};
+use millhand_proto::{Codec, Leaving, Outcome, Receipt, Successor, Tally, Timestamp};
 
 use crate::crew::{Crew, Slot};
 use crate::executors::{Run, Stop};
 use crate::registry::Executor;
 use crate::room::Waiting;
+use crate::tally::Counted;
 
 /// Runs one job to the end of one attempt. It holds a slot; a job that this worker does not know
 /// has none and only learns that it is parked. Answers the job when its outcome was stale: its copy
@@ -34,7 +35,9 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
             drop(slot);
             let verdict = without_run(&instead, &crew);
             tell(&job, &verdict);
+            let counted = Counted::met(&instead);
             let settled = crew.settle(settlement(&job, verdict)).await;
+            crew.count(&job, settled, &counted);
             return (settled == Some(Settled::Stale)).then_some(job);
         }
     };
@@ -126,7 +129,9 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
     if let Some(slot) = slot {
         slot.free(ran.run);
     }
+    let counted = Counted::of(&verdict);
     let settled = crew.settle(settlement(&job, verdict)).await;
+    crew.count(&job, settled, &counted);
     drop(window);
     drop(presence);
     (settled == Some(Settled::Stale)).then_some(job)
@@ -216,6 +221,14 @@ pub(crate) fn settlement(job: &Waiting, verdict: Verdict) -> Settlement {
 }
 
 impl Crew {
+    /// Counts what was settled; an outcome that was thrown away is nobody's.
+    fn count(&self, job: &Waiting, settled: Option<Settled>, counted: &Counted) {
+        if settled == Some(Settled::Done) {
+            let minute = Tally::minute_of(self.backend.now());
+            self.tallies.count(minute, &job.copy.core, counted);
+        }
+    }
+
     /// Why this worker cannot run the job, if it cannot.
     fn not_understood(&self, copy: &millhand_proto::JobCopy) -> Option<String> {
         let task = &copy.core.task;

@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use crate::executors::{Executors, Stop};
 use crate::registry::{Executor, Registry};
 use crate::room::Waiting;
+use crate::tally::Tallies;
 
 /// Claims or settlements that share one call of the back end.
 const BATCH: usize = 128;
@@ -47,6 +48,8 @@ pub(crate) struct Crew {
     pub(crate) suspects: Semaphore,
     /// Ends when the worker gives up what it has not claimed.
     pub(crate) stopping: CancellationToken,
+    /// What was counted and is not written yet.
+    pub(crate) tallies: Tallies,
     claims: Coalescer<Claim, Meeting>,
     /// Ends and other settlements go apart: an end is remembered also while nothing can be released.
     ends: Coalescer<Settlement, Settled>,
@@ -87,6 +90,7 @@ impl Crew {
             window: Semaphore::new(window),
             suspects: Semaphore::new(1),
             stopping,
+            tallies: Tallies::default(),
             runs: Mutex::default(),
         }
     }

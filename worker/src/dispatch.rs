@@ -18,6 +18,7 @@ use crate::crew::{Crew, Event, Slot};
 use crate::executors::{Executors, Sizes};
 use crate::registry::{Executor, Registry};
 use crate::room::{Pace, Room, Waiting};
+use crate::tally::FLUSH;
 use crate::worker::{Slots, WorkerError};
 
 /// How often the room is looked at for jobs that wait too long.
@@ -32,6 +33,9 @@ const SILENCE_AGAIN: Duration = Duration::from_secs(3);
 /// How long interrupted jobs may take to be given back. A worker that is told to stop stops, even
 /// if the back end takes nothing more: its deliveries come again.
 const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Tasks that a beat names.
+const NAMED: usize = 100;
 
 /// What a worker is to do.
 pub(crate) struct Plan {
@@ -107,6 +111,7 @@ impl Dispatch {
             () = abandoned.cancelled() => return Ok(()),
         };
         let mut beats = tokio::time::interval(limits::BEAT);
+        let mut flushes = tokio::time::interval(FLUSH);
         let mut looks = tokio::time::interval(ROOM_LOOK);
         looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let ended = loop {
@@ -134,6 +139,7 @@ impl Dispatch {
                 }
                 mail = mails.recv() => this.read_mail(mail),
                 _ = beats.tick() => this.beat(),
+                _ = flushes.tick() => this.flush(),
                 _ = looks.tick(), if !this.room.is_empty() || idle => {
                     this.release_overdue();
                     if idle && this.is_quiet() {
@@ -195,6 +201,12 @@ impl Dispatch {
             window,
         ));
         let (events, inbox) = mpsc::unbounded_channel();
+        let tasks: Vec<_> = crew
+            .registry
+            .tasks()
+            .map(|(name, _)| name.clone())
+            .take(NAMED)
+            .collect();
         let beat = WorkerBeat {
             worker: me,
             host: std::fs::read_to_string("/proc/sys/kernel/hostname")
@@ -202,6 +214,7 @@ impl Dispatch {
             pid: std::process::id(),
             started: plan.backend.now(),
             queues: plan.queues.clone(),
+            tasks,
             slots: u32::try_from(all).unwrap_or(u32::MAX),
             running: 0,
         };
@@ -438,6 +451,14 @@ impl Dispatch {
         }));
     }
 
+    /// Writes what was counted, beside the loop; asks nothing when there is nothing to write.
+    fn flush(&self) {
+        if !self.crew.tallies.is_empty() {
+            let crew = Arc::clone(&self.crew);
+            tokio::spawn(async move { crew.tallies.flush(&*crew.backend).await });
+        }
+    }
+
     /// Queues from which nothing came for long, though all slots are free.
     fn silent(&self) -> Vec<QueueName> {
         if self
@@ -542,6 +563,10 @@ impl Dispatch {
             beat.abort();
             // It ended or was ended: either is well.
             let _ = beat.await;
+        }
+        let flushed = self.crew.tallies.flush(&*self.crew.backend);
+        if tokio::time::timeout(LAST_WORDS, flushed).await.is_err() {
+            tracing::debug!("the last statistics could not be written");
         }
         let left = tokio::time::timeout(LAST_WORDS, self.crew.backend.leave(self.crew.me)).await;
         if let Err(error) = left.unwrap_or(Err(millhand_broker::Error::Closed)) {

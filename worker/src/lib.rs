@@ -13,6 +13,7 @@ mod executors;
 mod failure;
 mod registry;
 mod room;
+mod tally;
 mod worker;
 
 pub use context::{Context, EnqueueError, MissingState};

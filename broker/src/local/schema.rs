@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// Marks the file as Millhand's: "MLHD".
 const APPLICATION: i64 = 0x4d4c_4844;
 /// The version of the schema below.
-const VERSION: i64 = 1;
+const VERSION: usize = STEPS.len();
 
 // Times are microseconds, ids 16 bytes, record keys 17 (`p` or `o` before the id).
 const SCHEMA: &str = "
@@ -51,11 +51,23 @@ CREATE TABLE workers (
 ) STRICT;
 ";
 
+// What happened, minute by minute, as numbers that add up; and what workers run.
+const STATS: &str = "
+CREATE TABLE stats (
+  minute INTEGER NOT NULL, queue TEXT NOT NULL, task TEXT NOT NULL, part TEXT NOT NULL, n INTEGER NOT NULL,
+  PRIMARY KEY (minute, queue, task, part)
+) STRICT, WITHOUT ROWID;
+ALTER TABLE workers ADD COLUMN tasks TEXT NOT NULL DEFAULT '';
+";
+
+/// What leads from no file to version 1, and from each version to the next.
+const STEPS: [&str; 2] = [SCHEMA, STATS];
+
 /// Opens a database in memory.
 pub(super) fn in_memory() -> Result<Connection> {
     let connection = Connection::open_in_memory().map_err(|e| Error::unreachable("memory:", e))?;
     connection
-        .execute_batch(SCHEMA)
+        .execute_batch(&STEPS.concat())
         .map_err(|e| Error::unreachable("memory:", e))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
@@ -115,16 +127,16 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     let transaction = connection
         .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
         .map_err(explain)?;
-    let version: i64 = transaction
+    let version: usize = transaction
         .query_row("PRAGMA user_version", [], |r| r.get(0))
         .map_err(explain)?;
-    if version > VERSION {
+    let Some(steps) = STEPS.get(version..) else {
         return Err(unusable(format!(
             "its version {version} is newer than this build knows ({VERSION}); update millhand"
         )));
-    }
-    if version == 0 {
-        transaction.execute_batch(SCHEMA).map_err(explain)?;
+    };
+    if !steps.is_empty() {
+        transaction.execute_batch(&steps.concat()).map_err(explain)?;
         transaction
             .pragma_update(None, "application_id", APPLICATION)
             .map_err(explain)?;

@@ -1,7 +1,7 @@
 //! The tables, one method a statement. Everything runs inside the caller's transaction.
 
 use millhand_proto::{
-    Class, JobCopy, JobId, Parcel, QueueName, Record, RecordKey, State, TaskName, Timestamp, WorkerId,
+    Class, JobCopy, JobId, Parcel, QueueName, Record, RecordKey, State, Tally, TaskName, Timestamp, WorkerId,
 };
 use rusqlite::types::Type;
 use rusqlite::{Connection, OptionalExtension, Row, params};
@@ -400,10 +400,60 @@ impl Tables<'_> {
             .collect()
     }
 
+    pub(super) fn add_tally(&self, tally: &Tally) -> Sql<()> {
+        let mut add = self.0.prepare_cached(
+            "INSERT INTO stats (minute, queue, task, part, n) VALUES (?, ?, ?, ?, ?)
+             ON CONFLICT DO UPDATE SET n = n + excluded.n",
+        )?;
+        for (part, n) in tally.numbers.parts() {
+            add.execute(params![
+                tally.minute,
+                tally.queue.as_str(),
+                tally.task.as_str(),
+                part,
+                n
+            ])?;
+        }
+        Ok(())
+    }
+
+    /// The numbers of the minutes from `from` to `to`, the oldest first.
+    pub(super) fn tallies(&self, from: u64, to: u64) -> Sql<Vec<Tally>> {
+        let mut statement = self.0.prepare_cached(
+            "SELECT minute, queue, task, part, n FROM stats WHERE minute BETWEEN ? AND ? ORDER BY minute, queue, task",
+        )?;
+        let mut rows = statement.query(params![from, to])?;
+        let mut tallies: Vec<Tally> = Vec::new();
+        while let Some(row) = rows.next()? {
+            let minute: u64 = row.get(0)?;
+            let (queue, task, part) = (text(row, 1)?, text(row, 2)?, text(row, 3)?);
+            let last = tallies.last().filter(|t| t.minute == minute);
+            if last.is_none_or(|t| t.queue.as_str() != queue || t.task.as_str() != task) {
+                // Rows may have been written by others with names that nobody may use.
+                let (Ok(queue), Ok(task)) = (QueueName::new(queue), TaskName::new(task)) else {
+                    continue;
+                };
+                tallies.push(Tally::new(minute, queue, task));
+            }
+            if let Some(tally) = tallies.last_mut() {
+                tally.numbers.add_part(part, row.get(4)?);
+            }
+        }
+        Ok(tallies)
+    }
+
+    pub(super) fn forget_tallies(&self, before: u64) -> Sql<()> {
+        self.0
+            .prepare_cached("DELETE FROM stats WHERE minute < ?")?
+            .execute([before])?;
+        Ok(())
+    }
+
     pub(super) fn put_beat(&self, beat: &WorkerBeat, at: Timestamp) -> Sql<()> {
         let queues: Vec<&str> = beat.queues.iter().map(QueueName::as_str).collect();
+        let tasks: Vec<&str> = beat.tasks.iter().map(TaskName::as_str).collect();
         self.0
-            .prepare_cached("INSERT OR REPLACE INTO workers (id, at, host, pid, started, queues, slots, running) VALUES (?, ?, ?, ?, ?, ?, ?, ?)")?
+            .prepare_cached("INSERT OR REPLACE INTO workers (id, at, host, pid, started, queues, slots, running, tasks) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)")?
             .execute(params![
                 beat.worker.as_bytes(),
                 at.as_micros(),
@@ -412,7 +462,8 @@ impl Tables<'_> {
                 beat.started.as_micros(),
                 queues.join(" "),
                 beat.slots,
-                beat.running
+                beat.running,
+                tasks.join(" ")
             ])?;
         Ok(())
     }
@@ -425,9 +476,11 @@ impl Tables<'_> {
 
     pub(super) fn beats(&self) -> Sql<Vec<WorkerView>> {
         self.0
-            .prepare_cached("SELECT id, at, host, pid, started, queues, slots, running FROM workers ORDER BY started")?
+            .prepare_cached(
+                "SELECT id, at, host, pid, started, queues, slots, running, tasks FROM workers ORDER BY started",
+            )?
             .query_map([], |r| {
-                let queues: String = r.get(5)?;
+                let (queues, tasks): (String, String) = (r.get(5)?, r.get(8)?);
                 Ok(WorkerView {
                     at: time(r, 1)?,
                     beat: WorkerBeat {
@@ -436,6 +489,7 @@ impl Tables<'_> {
                         pid: r.get(3)?,
                         started: time(r, 4)?,
                         queues: queues.split(' ').filter_map(|q| QueueName::new(q).ok()).collect(),
+                        tasks: tasks.split(' ').filter_map(|t| TaskName::new(t).ok()).collect(),
                         slots: r.get(6)?,
                         running: r.get(7)?,
                     },
@@ -443,6 +497,10 @@ impl Tables<'_> {
             })?
             .collect()
     }
+}
+
+fn text<'r>(row: &'r Row<'_>, column: usize) -> Sql<&'r str> {
+    Ok(row.get_ref(column)?.as_str()?)
 }
 
 fn ended_row(row: &Row<'_>) -> Sql<EndedRow> {

@@ -84,7 +84,7 @@ pub(crate) enum Key {
     Tasks,
     /// Fields: queues, each with its pause and purge.
     Control,
-    /// Fields: numbers of one minute.
+    /// Fields: the numbers of one minute, by queue, task and part.
     Minute(u64),
     /// Fields: queues, each with when it was seen empty last.
     Empty,

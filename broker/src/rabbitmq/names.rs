@@ -253,4 +253,37 @@ mod tests {
         assert_eq!(names.below(1), names.level(0));
         assert_eq!(names.below(0), names.due());
     }
+
+    /// What is declared differently is refused by RabbitMQ, so this stays for ever too.
+    #[test]
+    fn names_and_arguments_are_as_they_were_frozen() {
+        use std::fmt::Write as _;
+        let names = Names::new("main");
+        let queue = QueueName::new("slow").expect("a name");
+        let mut page = String::new();
+        let mut line = |name: &str, arguments: &FieldTable| {
+            let words = arguments.inner().iter().map(|(key, value)| match value {
+                AMQPValue::LongString(text) => format!(" {key}={text}"),
+                AMQPValue::LongLongInt(number) => format!(" {key}={number}"),
+                other => format!(" {key}={other:?}"),
+            });
+            let _ = writeln!(page, "{name}{}", words.collect::<String>());
+        };
+        for class in Class::ALL {
+            line(&names.work(&queue, class), &names.work_arguments());
+        }
+        for side in [Side::Dead, Side::Lost, Side::Unreadable] {
+            line(&names.side(side), &names.side_arguments(side));
+        }
+        for level in [0, 1, LEVELS - 1] {
+            line(&names.level(level), &names.level_arguments(level));
+            line(&names.level(level), &names.exchange_arguments());
+            line(&pattern(level, true), &FieldTable::default());
+            line(&pattern(level, false), &FieldTable::default());
+        }
+        line(&names.due(), &names.exchange_arguments());
+        line(&belongs(&queue, Class::High), &FieldTable::default());
+        line(&routing(6, &queue, Class::High), &FieldTable::default());
+        crate::golden::same("topology.txt", &page);
+    }
 }

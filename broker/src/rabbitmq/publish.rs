@@ -192,7 +192,7 @@ impl Outbox {
     }
 
     /// Why nothing can be sent now, where that is known.
-    fn why(&self) -> Option<String> {
+    pub(super) fn why(&self) -> Option<String> {
         let noted = || self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
         self.link.why().or_else(noted)
     }

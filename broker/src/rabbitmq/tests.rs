@@ -1,11 +1,13 @@
 //! The queue alone against a real RabbitMQ.
 
+mod faults;
+
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lapin::options::{QueueDeclareOptions, QueueDeleteOptions};
+use lapin::options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::{Channel, Connection, ConnectionProperties};
 use millhand_proto::Class;
 use tokio::io::copy_bidirectional;
@@ -265,6 +267,29 @@ async fn a_deleted_queue_is_declared_again() {
         let arrival = message(&mut arrivals).await;
         queue.acknowledge(vec![arrival.id]);
         seen.insert(arrival.body);
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_ladder_is_declared_again() {
+    let place = Place::new();
+    let queue = place.open(&server());
+    publish(&queue, vec![later(Duration::from_secs(3600), false, "much later")]).await;
+    let (_connection, channel) = beside().await;
+    for name in (0..3).map(|level| place.names.level(level)).chain([place.names.due()]) {
+        let deleted = channel.exchange_delete(name.as_str().into(), ExchangeDeleteOptions::default());
+        deleted.await.unwrap();
+        let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default());
+        deleted.await.unwrap();
+    }
+    let mut arrivals = queue.consume(subscription(10), false).await.unwrap();
+    let waits = vec![
+        later(Duration::from_secs(1), false, "1"),
+        later(Duration::from_secs(3), false, "3"),
+    ];
+    publish(&queue, waits).await;
+    for body in ["1", "3"] {
+        assert_eq!(message(&mut arrivals).await.body, body);
     }
 }
 

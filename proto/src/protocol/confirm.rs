@@ -17,7 +17,11 @@ impl Successor {
     #[must_use]
     pub fn copy(&self, copy: &JobCopy, error: Option<&str>) -> JobCopy {
         let mut next = copy.clone();
-        let ran = error.is_some() || self.why == Leaving::Retry;
+        let ran = match self.why {
+            Leaving::Retry => true,
+            Leaving::Death => error.is_some(),
+            Leaving::Snooze => false,
+        };
         if ran {
             next.hop.attempts = copy.attempt();
             if next.hop.first_error.is_none() {

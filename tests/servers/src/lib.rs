@@ -15,6 +15,7 @@
 mod amqp;
 mod keeper;
 mod process;
+mod proxy;
 mod rabbit;
 mod redis;
 mod resp;
@@ -22,6 +23,7 @@ mod resp;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub use self::proxy::Proxy;
 pub use self::rabbit::Rabbit;
 pub use self::redis::Redis;
 pub use self::resp::Reply;

@@ -160,6 +160,31 @@ impl Redis {
         assert_eq!(self.command(&["FLUSHALL"]), Reply::Text("OK".into()));
     }
 
+    /// How many keys there are, and those that would stay for ever.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer.
+    pub fn keys(&self) -> (usize, Vec<String>) {
+        let (mut cursor, mut count, mut lasting) = ("0".to_owned(), 0, Vec::new());
+        loop {
+            let answer = self.command(&["SCAN", &cursor, "COUNT", "1000"]);
+            let [next, keys] = answer.items() else {
+                panic!("no cursor and keys: {answer:?}")
+            };
+            for key in keys.items() {
+                count += 1;
+                if self.command(&["PTTL", key.text()]).int() == -1 {
+                    lasting.push(key.text().to_owned());
+                }
+            }
+            cursor = next.text().to_owned();
+            if cursor == "0" {
+                return (count, lasting);
+            }
+        }
+    }
+
     /// One command, on a connection of its own.
     ///
     /// # Panics

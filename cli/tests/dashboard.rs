@@ -1,0 +1,50 @@
+//! `millhand dashboard`, from outside.
+#![allow(clippy::unwrap_used)]
+
+mod place;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::Stdio;
+
+use place::{Place, Running, signal};
+
+#[test]
+fn it_shows_what_is_there_until_it_is_told_to_stop() {
+    let place = Place::new();
+    place.expect(5, &["dashboard"]);
+    let id = place.expect(0, &["enqueue", "wordcount"]).0;
+    let mut command = place.command(&["dashboard", "--bind", "127.0.0.1:0"]);
+    let mut dashboard = Running(command.stderr(Stdio::piped()).spawn().unwrap());
+    let mut said = String::new();
+    let mut stderr = BufReader::new(dashboard.0.stderr.take().unwrap());
+    stderr.read_line(&mut said).unwrap();
+    let (_, address) = said.split_once("http://").unwrap();
+    let (address, _) = address.split_once(';').unwrap();
+    for path in ["/".to_owned(), format!("/jobs/{}", id.trim())] {
+        let mut stream = TcpStream::connect(address).unwrap();
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
+        )
+        .unwrap();
+        let mut page = String::new();
+        stream.read_to_string(&mut page).unwrap();
+        assert!(page.starts_with("HTTP/1.1 200") && page.contains("queued"), "{page}");
+    }
+    let (_, err) = place.expect(1, &["dashboard", "--bind", address]);
+    assert!(err.contains("cannot be listened on") && err.contains("--bind"), "{err}");
+    signal(&dashboard.0, "-INT");
+    assert_eq!(dashboard.0.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn it_is_never_reached_from_elsewhere() {
+    let place = Place::new();
+    for address in ["0.0.0.0:7700", "[::]:0", "192.168.1.5:80"] {
+        let (_, err) = place.expect(2, &["dashboard", "--bind", address]);
+        assert!(err.contains("no sign-in") && err.contains("ssh -L"), "{err}");
+    }
+    let (_, err) = place.expect(2, &["dashboard", "--bind", "7700"]);
+    assert!(err.contains("it is no address"), "{err}");
+}

@@ -1,0 +1,183 @@
+//! What the pages show, read for all who look at the same moment: a hundred open pages cost one
+//! reading.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use millhand_broker::{Error, JobFilter, JobView, QueueView, WorkerView};
+use millhand_client::Client;
+use millhand_proto::{JobId, State, Tally, Timestamp, limits};
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
+use crate::overview::Parts;
+use crate::range::Range;
+
+/// How long a page waits for the back end.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Pages that are asked for within this time show the same moment.
+const FRESH: Duration = Duration::from_secs(1);
+/// How often the list of dead jobs is read: it costs more than numbers do.
+const DEAD_EVERY: Duration = Duration::from_secs(10);
+/// Dead jobs that are shown.
+const DEAD: usize = 10;
+/// Minutes that workers may still add to; older ones are read once.
+const OPEN: u64 = 3;
+/// When all minutes are read again: a worker may have been cut off for long.
+const ALL_EVERY: Duration = Duration::from_secs(300);
+
+/// One moment, as all pages show it.
+#[derive(Debug)]
+pub(crate) struct Moment {
+    pub(crate) at: Timestamp,
+    pub(crate) place: String,
+    pub(crate) queues: Vec<QueueView>,
+    pub(crate) workers: Vec<WorkerView>,
+    pub(crate) dead: Arc<[JobView]>,
+    /// The numbers of each minute.
+    pub(crate) minutes: Arc<BTreeMap<u64, Vec<Tally>>>,
+    /// Its overview, range by range, made when first asked for.
+    parts: [OnceLock<Arc<Parts>>; Range::ALL.len()],
+}
+
+impl Moment {
+    /// A moment at which nothing is there.
+    #[cfg(test)]
+    pub(crate) fn empty(at: Timestamp) -> Self {
+        Self {
+            at,
+            place: String::new(),
+            queues: Vec::new(),
+            workers: Vec::new(),
+            dead: Arc::default(),
+            minutes: Arc::default(),
+            parts: Default::default(),
+        }
+    }
+
+    /// The overview of this moment.
+    pub(crate) fn parts(&self, range: Range) -> Arc<Parts> {
+        Arc::clone(self.parts[range as usize].get_or_init(|| Arc::new(Parts::of(self, range))))
+    }
+
+    /// The numbers of some minutes.
+    pub(crate) fn tallies(&self, minutes: std::ops::Range<u64>) -> impl Iterator<Item = &Tally> {
+        self.minutes.range(minutes).flat_map(|(_, tallies)| tallies)
+    }
+}
+
+/// Why nothing can be shown.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Trouble {
+    /// The back end failed; its error names no secret.
+    #[error("{0}")]
+    Failed(String),
+    /// It did not answer.
+    #[error("{0} did not answer within 5 s")]
+    Silent(String),
+}
+
+/// Reads the back end.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    client: Client,
+    kept: Mutex<Kept>,
+}
+
+/// What was read before.
+#[derive(Debug, Default)]
+struct Kept {
+    moment: Option<(Instant, Arc<Moment>)>,
+    minutes: Arc<BTreeMap<u64, Vec<Tally>>>,
+    /// Until which minute, and when all were read.
+    read: Option<(u64, Instant)>,
+    dead: Option<(Instant, Arc<[JobView]>)>,
+}
+
+impl Figures {
+    pub(crate) fn new(client: Client) -> Self {
+        Self {
+            client,
+            kept: Mutex::default(),
+        }
+    }
+
+    /// This moment, or one a second ago.
+    pub(crate) async fn moment(&self) -> Result<Arc<Moment>, Trouble> {
+        self.within(async {
+            let mut kept = self.kept.lock().await;
+            if let Some((_, moment)) = kept.moment.as_ref().filter(|(at, _)| at.elapsed() < FRESH) {
+                return Ok(Arc::clone(moment));
+            }
+            let moment = Arc::new(self.read(&mut kept).await?);
+            kept.moment = Some((Instant::now(), Arc::clone(&moment)));
+            Ok(moment)
+        })
+        .await
+    }
+
+    /// All that is known of one job, and the time.
+    pub(crate) async fn job(&self, id: JobId) -> Result<(Option<JobView>, Timestamp), Trouble> {
+        let view = self.within(self.client.get(id)).await?;
+        Ok((view, self.client.backend().now()))
+    }
+
+    pub(crate) fn place(&self) -> String {
+        self.client.backend().facts().place
+    }
+
+    async fn within<T>(&self, read: impl Future<Output = Result<T, Error>>) -> Result<T, Trouble> {
+        match tokio::time::timeout(PATIENCE, read).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => Err(Trouble::Failed(error.to_string())),
+            Err(_) => Err(Trouble::Silent(self.place())),
+        }
+    }
+
+    async fn read(&self, kept: &mut Kept) -> Result<Moment, Error> {
+        let admin = self.client.admin();
+        let at = self.client.backend().now();
+        let this = Tally::minute_of(at);
+        let oldest = this.saturating_sub(limits::KEEP_STATS.as_secs() / 60);
+        let all = kept.read.filter(|(_, at)| at.elapsed() < ALL_EVERY).is_none();
+        let from = match kept.read {
+            Some((until, _)) if !all => until.saturating_sub(OPEN).max(oldest),
+            _ => oldest,
+        };
+        let start = Timestamp::from_micros(i64::try_from(from * 60_000_000).unwrap_or(0));
+        let dead = async {
+            match &kept.dead {
+                Some((at, dead)) if at.elapsed() < DEAD_EVERY => Ok((*at, Arc::clone(dead))),
+                _ => {
+                    let filter = JobFilter {
+                        states: vec![State::Dead],
+                        limit: DEAD,
+                        ..JobFilter::default()
+                    };
+                    let page = admin.list(filter).await?;
+                    Ok::<_, Error>((Instant::now(), page.jobs.into()))
+                }
+            }
+        };
+        let (queues, workers, stats, dead) =
+            tokio::try_join!(admin.queues(), admin.workers(), admin.stats(start, at), dead)?;
+        let mut minutes = Arc::unwrap_or_clone(std::mem::take(&mut kept.minutes));
+        minutes.retain(|minute, _| (oldest..from).contains(minute));
+        for tally in stats {
+            minutes.entry(tally.minute).or_default().push(tally);
+        }
+        kept.minutes = Arc::new(minutes);
+        kept.read = Some((this, kept.read.filter(|_| !all).map_or_else(Instant::now, |(_, at)| at)));
+        kept.dead = Some(dead.clone());
+        Ok(Moment {
+            at,
+            place: self.place(),
+            queues,
+            workers,
+            dead: dead.1,
+            minutes: Arc::clone(&kept.minutes),
+            parts: Default::default(),
+        })
+    }
+}

@@ -1,0 +1,20 @@
+//! The dashboard: what an operator looks at. It reads through the one door, changes nothing, and
+//! listens on this machine only.
+//!
+//! `figures` reads the back end for all who look, `overview` and `job` make pages of it, `live`
+//! tells open pages what changed, and `guard` is what every request meets first.
+
+mod chart;
+mod checks;
+mod figures;
+mod guard;
+mod icon;
+mod job;
+mod live;
+mod overview;
+mod pages;
+mod range;
+mod say;
+mod server;
+
+pub use server::{BindError, Dashboard, Loopback};

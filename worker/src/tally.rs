@@ -1,0 +1,221 @@
+//! What this worker counted and has not written yet.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use millhand_broker::{Backend, Verdict};
+use millhand_proto::protocol::Meeting;
+use millhand_proto::{AttemptEnd, Core, Count, Leaving, QueueName, Receipt, State, Tally, TaskName};
+
+/// How often what was counted is written.
+pub(crate) const FLUSH: Duration = Duration::from_secs(10);
+
+/// Minutes, queues and tasks that are kept while the store is away; the oldest are lost beyond.
+const MOST: usize = 4096;
+
+type Of = (u64, QueueName, TaskName);
+
+/// Numbers, in memory until they are written.
+#[derive(Debug, Default)]
+pub(crate) struct Tallies {
+    open: Mutex<HashMap<Of, Tally>>,
+    /// One flush at a time.
+    flushing: tokio::sync::Mutex<()>,
+}
+
+/// What an attempt, or a copy that was not run, counts as.
+#[derive(Debug, Default)]
+pub(crate) struct Counted {
+    counts: [Option<Count>; 2],
+    receipt: Option<Receipt>,
+}
+
+impl Counted {
+    /// As what a verdict counts.
+    pub(crate) fn of(verdict: &Verdict) -> Self {
+        let end = |counts, receipt| Self { counts, receipt };
+        match verdict {
+            Verdict::Succeed { receipt, .. } => end([Some(Count::Succeeded), None], Some(*receipt)),
+            Verdict::Cancel { receipt, .. } => end([Some(Count::Cancelled), None], Some(*receipt)),
+            Verdict::Leave {
+                successor,
+                note,
+                receipt,
+                ..
+            } => {
+                let follows = match successor.why {
+                    Leaving::Retry => Count::Retried,
+                    Leaving::Snooze => Count::Snoozed,
+                    Leaving::Death => Count::Dead,
+                };
+                let failed = note.as_ref().filter(|note| note.end != AttemptEnd::Snoozed);
+                end([Some(follows), failed.map(|_| Count::Failed)], *receipt)
+            }
+            _ => Self::default(),
+        }
+    }
+
+    /// As what a meeting counts that leads to no run.
+    pub(crate) fn met(meeting: &Meeting) -> Self {
+        let end = match meeting {
+            Meeting::Ended(State::Cancelled) => Some(Count::Cancelled),
+            Meeting::Ended(State::Expired) => Some(Count::Expired),
+            Meeting::Die(_) => Some(Count::Dead),
+            _ => None,
+        };
+        Self {
+            counts: [end, None],
+            receipt: None,
+        }
+    }
+}
+
+impl Tallies {
+    fn open(&self) -> MutexGuard<'_, HashMap<Of, Tally>> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn count(&self, minute: u64, core: &Core, counted: &Counted) {
+        if counted.counts == [None; 2] {
+            return;
+        }
+        let mut open = self.open();
+        let of = (minute, core.queue.clone(), core.task.clone());
+        let new = || Tally::new(minute, core.queue.clone(), core.task.clone());
+        let numbers = &mut open.entry(of).or_insert_with(new).numbers;
+        for what in counted.counts.into_iter().flatten() {
+            numbers.count(what);
+        }
+        if let Some(receipt) = counted.receipt {
+            numbers.wait.record(Duration::from_micros(receipt.waited()));
+            numbers.run.record(Duration::from_micros(receipt.run));
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.open().is_empty()
+    }
+
+    /// Writes what was counted. What cannot be written now is written with the next.
+    pub(crate) async fn flush(&self, backend: &dyn Backend) {
+        let _alone = self.flushing.lock().await;
+        let counted: Vec<Tally> = self.open().drain().map(|(_, tally)| tally).collect();
+        if counted.is_empty() {
+            return;
+        }
+        if let Err(error) = backend.tally(counted.clone()).await {
+            tracing::debug!(%error, "statistics could not be written; they are kept for the next time");
+            self.put_back(counted);
+        }
+    }
+
+    fn put_back(&self, mut counted: Vec<Tally>) {
+        let mut open = self.open();
+        counted.sort_unstable_by_key(|tally| std::cmp::Reverse(tally.minute));
+        for tally in counted {
+            let of = (tally.minute, tally.queue.clone(), tally.task.clone());
+            if let Some(newer) = open.get_mut(&of) {
+                newer.numbers.merge(&tally.numbers);
+            } else if open.len() < MOST {
+                open.insert(of, tally);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millhand_broker::faults::{Door, Fault, Faulty};
+    use millhand_broker::memory::Memory;
+    use millhand_proto::{JobId, Successor, Timestamp, WorkerId};
+
+    use super::*;
+
+    fn core(task: &str) -> Core {
+        let now = millhand_broker::Clock::system().now();
+        let (queue, task) = (QueueName::new("q").unwrap(), TaskName::new(task).unwrap());
+        Core::new(JobId::from_bytes([8; 16]), task, queue, now)
+    }
+
+    #[tokio::test]
+    async fn what_could_not_be_written_is_written_with_the_next() {
+        let backend = Faulty::around(Memory::open().unwrap());
+        let tallies = Tallies::default();
+        let succeeded = Counted {
+            counts: [Some(Count::Succeeded), None],
+            receipt: Some(Receipt {
+                run: 5,
+                ..Receipt::default()
+            }),
+        };
+        let now = backend.now();
+        let minute = Tally::minute_of(now);
+        tallies.count(minute, &core("t"), &succeeded);
+        backend.plan(Door::Tally, Fault::RequestLost, 1);
+        tallies.flush(&*backend).await;
+        assert!(backend.stats(now, now).await.unwrap().is_empty());
+        tallies.count(minute, &core("t"), &succeeded);
+        tallies.flush(&*backend).await;
+        assert!(tallies.is_empty());
+        // Nothing is asked when there is nothing to write: this fault stays.
+        backend.plan(Door::Tally, Fault::RequestLost, 1);
+        tallies.flush(&*backend).await;
+        assert_eq!(backend.left(), 1);
+        let stats = backend.stats(now, now).await.unwrap();
+        assert_eq!(
+            (
+                stats.len(),
+                stats[0].numbers.get(Count::Succeeded),
+                stats[0].numbers.run.count()
+            ),
+            (1, 2, 2)
+        );
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_the_newest_stays() {
+        let tallies = Tallies::default();
+        let core = core("t");
+        let minutes = u64::try_from(MOST).unwrap() + 10;
+        let counted = (0..minutes).map(|minute| Tally::new(minute, core.queue.clone(), core.task.clone()));
+        tallies.put_back(counted.collect());
+        assert_eq!(tallies.open().len(), MOST);
+        assert_eq!(tallies.open().keys().map(|of| of.0).min(), Some(10));
+    }
+
+    #[test]
+    fn a_failed_attempt_is_counted_beside_what_follows() {
+        let leave = |why, end: Option<AttemptEnd>| Verdict::Leave {
+            fence: None,
+            successor: Successor {
+                why,
+                due: Timestamp::default(),
+            },
+            reason: None,
+            note: end.map(|end| millhand_proto::AttemptNote {
+                number: 1,
+                started: Timestamp::default(),
+                ended: Timestamp::default(),
+                end,
+                error: None,
+                worker: WorkerId::from_bytes([1; 16]),
+                next: None,
+            }),
+            receipt: None,
+        };
+        let counts = |verdict| Counted::of(&verdict).counts;
+        for end in [AttemptEnd::Failed, AttemptEnd::TimedOut, AttemptEnd::Crashed] {
+            assert_eq!(
+                counts(leave(Leaving::Retry, Some(end))),
+                [Some(Count::Retried), Some(Count::Failed)]
+            );
+        }
+        assert_eq!(
+            counts(leave(Leaving::Snooze, Some(AttemptEnd::Snoozed))),
+            [Some(Count::Snoozed), None]
+        );
+        assert_eq!(counts(leave(Leaving::Death, None)), [Some(Count::Dead), None]);
+        assert_eq!(counts(Verdict::Acknowledge), [None, None]);
+    }
+}
