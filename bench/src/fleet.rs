@@ -12,7 +12,7 @@ use millhand_client::Client;
 
 use self::raw::{ACKS, Raw};
 use self::store::Commands;
-use crate::figures::{Baseline, Number, Pairs, Times, float};
+use crate::figures::{Baseline, Number, Pairs, Spread, Times, float};
 use crate::machine::Machine;
 use crate::millhand;
 use crate::noop::{ARGUMENT, Noop, bodies};
@@ -78,12 +78,9 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         of("drain", PACK, None, &pairs(&rounds, |r| (r.raw.drain, r.packed.drain))),
     ];
     eprintln!("{} round trips", options.trips);
-    let times = trips(options, &servers, &backend, &mut raw).await?;
-    let ratio = float(times[2].p50) / float(times[0].p50);
-    numbers.insert(
-        0,
-        Number::of("round trip: p50 of Millhand divided by raw", ratio, "").at_most(TRIP),
-    );
+    let (times, Spread { median, min, max }) = trips(options, &servers, &backend, &mut raw).await?;
+    let ratio = format!("round trip: p50 of Millhand divided by raw ({min:.2} to {max:.2})");
+    numbers.insert(0, Number::of(ratio, median, "").at_most(TRIP));
     eprintln!("{:?} of idling", options.idle);
     numbers.extend(idle(options, &servers, &backend).await?);
     raw.close().await?;
@@ -102,7 +99,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
             Baseline::of("raw round trip", 1e6 / float(times[0].p50), 1.0 / QUIET_TRIP),
         ],
         pairs,
-        times,
+        times: times.into(),
         numbers,
     })
 }
@@ -169,23 +166,36 @@ async fn rounds(options: &Options, backend: &Arc<dyn Backend>, raw: &mut Raw) ->
     Ok(rounds)
 }
 
-/// From enqueue to result, one job at a time; half of the raw ones before, half after.
-async fn trips(options: &Options, servers: &Servers, backend: &Arc<dyn Backend>, raw: &mut Raw) -> Result<Vec<Times>> {
-    let bodies = bodies(options.trips.div_ceil(2));
-    let mut raws = raw.trips(servers, &bodies).await?;
-    let (enqueues, trips) = millhand::trips(backend, options.trips).await?;
-    raws.extend(raw.trips(servers, &bodies).await?);
-    Ok(vec![
+/// From enqueue to result, one job at a time, raw and Millhand in turn; and the ratio of their medians.
+async fn trips(
+    options: &Options,
+    servers: &Servers,
+    backend: &Arc<dyn Backend>,
+    raw: &mut Raw,
+) -> Result<([Times; 3], Spread)> {
+    let bodies = bodies(options.trips.div_ceil(options.rounds));
+    let (mut raws, mut enqueues, mut wholes, mut ratios) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..options.rounds {
+        let theirs = raw.trips(servers, &bodies).await?;
+        let (enqueue, whole) = millhand::trips(backend, bodies.len()).await?;
+        let median = |times: &[Duration]| float(Times::of("", times.to_vec()).p50);
+        ratios.push(median(&whole) / median(&theirs));
+        raws.extend(theirs);
+        enqueues.extend(enqueue);
+        wholes.extend(whole);
+    }
+    let times = [
         Times::of("raw: publish, confirm, consume, SET and LPUSH, BLPOP", raws),
         Times::of("millhand: enqueue", enqueues),
-        Times::of("millhand: enqueue to result", trips),
-    ])
+        Times::of("millhand: enqueue to result", wholes),
+    ];
+    Ok((times, Spread::of(ratios)))
 }
 
 /// A worker that waits for work, and a client beside it.
 async fn idle(options: &Options, servers: &Servers, backend: &Arc<dyn Backend>) -> Result<Vec<Number>> {
     let mut redis = servers.redis().await?;
-    let worker = Running::idle(backend).await?;
+    let (worker, _client) = Running::idle(backend).await?;
     let before = Commands::count(&mut redis).await?;
     let start = Start::now()?;
     tokio::time::sleep(options.idle).await;

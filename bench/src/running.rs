@@ -55,14 +55,14 @@ impl Running {
         }
     }
 
-    /// One that has run a job and waits for the next.
-    pub(crate) async fn idle(backend: &Arc<dyn Backend>) -> Result<Self> {
+    /// One that has run a job and waits for the next, and the client that had a result.
+    pub(crate) async fn idle(backend: &Arc<dyn Backend>) -> Result<(Self, Client)> {
         let running = Self::start(backend);
         let client = Client::new(Arc::clone(backend));
         let handle = client.enqueue(Noop::number(0)).await?;
         ensure!(handle.wait(Duration::from_secs(30)).await?.is_ok(), "a job failed");
         sleep(Duration::from_secs(2)).await;
-        Ok(running)
+        Ok((running, client))
     }
 
     /// Waits until so many jobs ran and all are remembered.

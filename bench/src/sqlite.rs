@@ -106,7 +106,7 @@ async fn trips(options: &Options, dir: &Path) -> Result<Vec<Times>> {
 async fn idle(options: &Options, dir: &Path) -> Result<Sample> {
     let dir = tempfile::tempdir_in(dir)?;
     let backend = Sqlite::open(dir.path().join("millhand.db"))?;
-    let worker = Running::idle(&backend).await?;
+    let (worker, _client) = Running::idle(&backend).await?;
     let start = Start::now()?;
     tokio::time::sleep(options.idle).await;
     let sample = start.end()?;
