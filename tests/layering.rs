@@ -11,10 +11,11 @@ const HOUSE: &[(&str, &str, u8)] = &[
     ("worker", "millhand-worker", 3),
     ("dashboard", "millhand-dashboard", 3),
     ("cli", "millhand-cli", 4),
-    ("bench", "millhand-bench", 4),
     (".", "millhand", 4),
-    // Above all others: they may use it in their tests only.
+    // Above all that users get: they may use it in their tests only.
     ("tests/servers", "millhand-servers", 5),
+    // Brings the servers that it measures.
+    ("bench", "millhand-bench", 6),
 ];
 
 /// All that `proto` may use. Nothing here does I/O, keeps a clock or starts a thread; keep it so.

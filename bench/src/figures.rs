@@ -1,19 +1,10 @@
 //! From measurements to figures.
 
-use std::io::Write;
 use std::time::Duration;
 
-use anyhow::Result;
 use serde::Serialize;
 
-use crate::machine::Machine;
-
-/// One measured run of many jobs.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Sample {
-    pub(crate) wall: Duration,
-    pub(crate) cpu: Duration,
-}
+use crate::stopwatch::Sample;
 
 /// Many values as three.
 #[derive(Clone, Copy, Debug, Serialize)]
@@ -24,7 +15,7 @@ pub(crate) struct Spread {
 }
 
 impl Spread {
-    fn of(values: impl IntoIterator<Item = f64>) -> Self {
+    pub(crate) fn of(values: impl IntoIterator<Item = f64>) -> Self {
         let mut values: Vec<f64> = values.into_iter().collect();
         values.sort_by(f64::total_cmp);
         let middle = values.len() / 2;
@@ -41,36 +32,43 @@ impl Spread {
     }
 }
 
+/// A number of things, to calculate with.
+#[allow(clippy::cast_precision_loss, reason = "a number of things is far below 2^52")]
+pub(crate) fn float(count: usize) -> f64 {
+    count as f64
+}
+
 /// A raw loop and Millhand, in pairs.
 #[derive(Debug, Serialize)]
 pub(crate) struct Pairs {
-    pub(crate) what: &'static str,
+    pub(crate) what: String,
     /// Jobs per second.
     pub(crate) raw: Spread,
     pub(crate) millhand: Spread,
-    /// Microseconds of CPU time per job, all threads.
+    /// Microseconds of CPU time per job, all threads of this process.
     pub(crate) raw_cpu: Spread,
     pub(crate) millhand_cpu: Spread,
     /// Millhand's jobs per second divided by the raw loop's beside it.
     pub(crate) ratio: Spread,
-    pub(crate) goal: f64,
-    pub(crate) reached: bool,
+    pub(crate) goal: Option<f64>,
+    pub(crate) reached: Option<bool>,
 }
 
 impl Pairs {
-    pub(crate) fn of(what: &'static str, jobs: f64, goal: f64, pairs: &[(Sample, Sample)]) -> Self {
+    pub(crate) fn of(what: impl Into<String>, jobs: usize, goal: Option<f64>, pairs: &[(Sample, Sample)]) -> Self {
+        let jobs = float(jobs);
         let rate = |sample: &Sample| jobs / sample.wall.as_secs_f64();
         let cpu = |sample: &Sample| sample.cpu.as_secs_f64() * 1e6 / jobs;
         let ratio = Spread::of(pairs.iter().map(|(raw, ours)| rate(ours) / rate(raw)));
         Self {
-            what,
+            what: what.into(),
             raw: Spread::of(pairs.iter().map(|p| rate(&p.0))),
             millhand: Spread::of(pairs.iter().map(|p| rate(&p.1))),
             raw_cpu: Spread::of(pairs.iter().map(|p| cpu(&p.0))),
             millhand_cpu: Spread::of(pairs.iter().map(|p| cpu(&p.1))),
             ratio,
             goal,
-            reached: ratio.median >= goal,
+            reached: goal.map(|goal| ratio.median >= goal),
         }
     }
 }
@@ -78,106 +76,87 @@ impl Pairs {
 /// Times of single things, in microseconds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Times {
-    pub(crate) what: &'static str,
+    pub(crate) what: String,
     pub(crate) count: usize,
-    pub(crate) p50: u128,
-    pub(crate) p95: u128,
-    pub(crate) p99: u128,
+    pub(crate) p50: usize,
+    pub(crate) p95: usize,
+    pub(crate) p99: usize,
+    pub(crate) max: usize,
 }
 
 impl Times {
-    pub(crate) fn of(what: &'static str, mut times: Vec<Duration>) -> Self {
+    pub(crate) fn of(what: impl Into<String>, mut times: Vec<Duration>) -> Self {
         times.sort_unstable();
-        let at = |percent: usize| times[(times.len() * percent / 100).min(times.len() - 1)].as_micros();
+        let micros = |time: Option<&Duration>| time.map_or(0, |t| usize::try_from(t.as_micros()).unwrap_or(usize::MAX));
+        let at = |percent: usize| micros(times.get((times.len() * percent / 100).min(times.len().saturating_sub(1))));
         Self {
-            what,
+            what: what.into(),
             count: times.len(),
             p50: at(50),
             p95: at(95),
             p99: at(99),
+            max: micros(times.last()),
         }
     }
 }
 
-/// CPU time of a worker that waits.
+/// A single number.
 #[derive(Debug, Serialize)]
-pub(crate) struct Idle {
-    pub(crate) seconds: f64,
-    /// Percent of one core.
+pub(crate) struct Number {
+    pub(crate) what: String,
+    pub(crate) value: f64,
+    pub(crate) unit: &'static str,
+    /// No more than that.
+    pub(crate) goal: Option<f64>,
+    pub(crate) reached: Option<bool>,
+}
+
+impl Number {
+    pub(crate) fn of(what: impl Into<String>, value: f64, unit: &'static str) -> Self {
+        Self {
+            what: what.into(),
+            value,
+            unit,
+            goal: None,
+            reached: None,
+        }
+    }
+
+    pub(crate) fn at_most(self, goal: f64) -> Self {
+        Self {
+            reached: Some(self.value <= goal),
+            goal: Some(goal),
+            ..self
+        }
+    }
+
+    /// CPU time of this process while its worker waited for work.
+    pub(crate) fn idle(sample: &Sample) -> Self {
+        let percent = 100.0 * sample.cpu.as_secs_f64() / sample.wall.as_secs_f64();
+        Self::of("idle worker: CPU", percent, "% of a core").at_most(0.5)
+    }
+}
+
+/// A raw figure beside what the same raw loop did on a quiet machine. A run with a weak one is void:
+/// beside it everything looks good.
+#[derive(Debug, Serialize)]
+pub(crate) struct Baseline {
+    pub(crate) what: &'static str,
     pub(crate) percent: f64,
-    pub(crate) goal: f64,
-    pub(crate) reached: bool,
+    pub(crate) void: bool,
 }
 
-/// All of one run.
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    pub(crate) machine: Machine,
-    pub(crate) jobs: usize,
-    pub(crate) rounds: usize,
-    pub(crate) pack: usize,
-    pub(crate) argument_bytes: usize,
-    pub(crate) insert_batch: usize,
-    pub(crate) claim_batch: usize,
-    pub(crate) pairs: Vec<Pairs>,
-    pub(crate) times: Vec<Times>,
-    pub(crate) idle: Idle,
-}
+/// Below this a baseline is weak.
+const WEAK: f64 = 60.0;
 
-fn verdict(reached: bool) -> &'static str {
-    if reached { "reached" } else { "MISSED" }
-}
-
-impl Report {
-    pub(crate) fn print(&self, out: &mut impl Write) -> Result<()> {
-        for line in self.machine.lines() {
-            writeln!(out, "{line}")?;
+impl Baseline {
+    /// `measured` and `quiet` are speeds.
+    pub(crate) fn of(what: &'static str, measured: f64, quiet: f64) -> Self {
+        let percent = 100.0 * measured / quiet;
+        Self {
+            what,
+            percent,
+            void: percent < WEAK,
         }
-        writeln!(
-            out,
-            "{} jobs with {} B of arguments, {} per parcel; {} pairs, raw and Millhand in turn; raw batches: {} inserts, {} claims\n",
-            self.jobs, self.argument_bytes, self.pack, self.rounds, self.insert_batch, self.claim_batch
-        )?;
-        writeln!(
-            out,
-            "{:<9} {:>10} {:>12} {:>20} {:>11} {:>12}   goal",
-            "", "raw, 1/s", "millhand, 1/s", "ratio (min to max)", "raw CPU, µs", "our CPU, µs"
-        )?;
-        for row in &self.pairs {
-            writeln!(
-                out,
-                "{:<9} {:>10.0} {:>13.0} {:>20} {:>11.1} {:>12.1}   ≥ {}: {}",
-                row.what,
-                row.raw.median,
-                row.millhand.median,
-                format!("{:.2} ({:.2} to {:.2})", row.ratio.median, row.ratio.min, row.ratio.max),
-                row.raw_cpu.median,
-                row.millhand_cpu.median,
-                row.goal,
-                verdict(row.reached)
-            )?;
-        }
-        writeln!(
-            out,
-            "\n{:<42} {:>7} {:>8} {:>8} {:>8}",
-            "one at a time, µs", "count", "p50", "p95", "p99"
-        )?;
-        for row in &self.times {
-            writeln!(
-                out,
-                "{:<42} {:>7} {:>8} {:>8} {:>8}",
-                row.what, row.count, row.p50, row.p95, row.p99
-            )?;
-        }
-        let idle = &self.idle;
-        writeln!(
-            out,
-            "\nidle worker: {:.2} % of a core in {:.0} s; goal ≤ {} %: {}",
-            idle.percent,
-            idle.seconds,
-            idle.goal,
-            verdict(idle.reached)
-        )?;
-        Ok(())
     }
 }

@@ -1,16 +1,15 @@
 //! On what the figures were taken.
 
 use std::path::Path;
-use std::time::Duration;
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
 /// Versions and machine.
 #[derive(Debug, Serialize)]
 pub(crate) struct Machine {
     millhand: &'static str,
-    sqlite: &'static str,
+    /// Of what was measured on.
+    servers: Vec<String>,
     rustc: &'static str,
     cores: usize,
     cpu: String,
@@ -25,7 +24,8 @@ fn read(path: &str) -> String {
 }
 
 impl Machine {
-    pub(crate) fn look(dir: &Path) -> Self {
+    /// `servers`: each with its version. `dir`: where data lies.
+    pub(crate) fn look(servers: Vec<String>, dir: &Path) -> Self {
         let cpu = read("/proc/cpuinfo");
         let cpu = cpu
             .lines()
@@ -33,7 +33,7 @@ impl Machine {
             .map_or("unknown", |(_, name)| name);
         Self {
             millhand: env!("CARGO_PKG_VERSION"),
-            sqlite: rusqlite::version(),
+            servers,
             rustc: env!("BENCH_RUSTC"),
             cores: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             cpu: cpu.to_owned(),
@@ -45,7 +45,12 @@ impl Machine {
 
     pub(crate) fn lines(&self) -> [String; 2] {
         [
-            format!("millhand {}, SQLite {}, {}", self.millhand, self.sqlite, self.rustc),
+            format!(
+                "millhand {}, {}, {}",
+                self.millhand,
+                self.servers.join(", "),
+                self.rustc
+            ),
             format!(
                 "{} cores ({}), Linux {}, {}, load before the run {}",
                 self.cores, self.cpu, self.kernel, self.file_system, self.load
@@ -67,19 +72,4 @@ fn file_system(dir: &Path) -> String {
         })
         .max_by_key(|(length, _)| *length)
         .map_or_else(|| "unknown file system".into(), |(_, kind)| kind.to_owned())
-}
-
-/// CPU time of this process so far, all threads, in user mode and in the kernel.
-pub(crate) fn cpu_time() -> Result<Duration> {
-    let stat = std::fs::read_to_string("/proc/self/stat")?;
-    // Fields after the program's name, which stands in brackets and may hold anything.
-    let fields: Vec<&str> = stat
-        .rsplit_once(')')
-        .context("/proc/self/stat")?
-        .1
-        .split_whitespace()
-        .collect();
-    let ticks = |at: usize| -> Result<u64> { Ok(fields.get(at).context("/proc/self/stat")?.parse()?) };
-    // utime and stime, in hundredths of a second.
-    Ok(Duration::from_millis((ticks(11)? + ticks(12)?) * 10))
 }
