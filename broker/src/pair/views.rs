@@ -226,6 +226,8 @@ impl Pair {
         page: &mut JobPage,
     ) -> Result<()> {
         let (mut skip, mut taken) = (0, 0);
+        // Most of the newest entries are still in this state.
+        let piece = (filter.limit + 1).clamp(50, PIECE);
         while taken <= filter.limit {
             if page.looked_at >= limits::LIST_SCAN {
                 page.complete = false;
@@ -234,11 +236,11 @@ impl Pair {
             let read = Read::Tail {
                 key: key.clone(),
                 skip,
-                count: PIECE,
+                count: piece,
             };
             let found = self.store.read(vec![read]).await?.pop();
             let list = found.map(super::store::Found::list).unwrap_or_default();
-            let last = list.len() < PIECE;
+            let last = list.len() < piece;
             skip += list.len();
             let ids = list.iter().rev().filter_map(job_id).collect();
             taken += self.take(ids, filter, seen, page).await?;
