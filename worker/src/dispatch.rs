@@ -24,6 +24,9 @@ use crate::worker::{Slots, WorkerError};
 /// How often the room is looked at for jobs that wait too long.
 const ROOM_LOOK: Duration = Duration::from_millis(250);
 
+/// How long a delivery may be on its way.
+const ON_ITS_WAY: Duration = Duration::from_millis(500);
+
 /// A worker with free slots to which nothing came for so long looks whether it is deaf: whether
 /// jobs are ready that its consumer does not bring.
 const SILENCE: Duration = Duration::from_secs(60);
@@ -93,6 +96,8 @@ pub(crate) struct Dispatch {
     taps: HashMap<QueueName, Tap>,
     /// Attempts under way.
     under_way: usize,
+    /// When a delivery came last.
+    delivered: Instant,
     /// Jobs per parcel, in the mean, times 16.
     parcel_jobs: usize,
     beat: WorkerBeat,
@@ -224,6 +229,7 @@ impl Dispatch {
             room: Room::default(),
             taps: HashMap::new(),
             under_way: 0,
+            delivered: Instant::now(),
             parcel_jobs: 16,
             beat,
             beating: None,
@@ -323,6 +329,7 @@ impl Dispatch {
             taken_at,
         } = delivery;
         let arrived_at: Timestamp = self.crew.backend.now();
+        self.delivered = Instant::now();
         let split = must_split(&parcel, redeliveries);
         self.parcel_jobs = (self.parcel_jobs * 15 + parcel.jobs().len() * 16) / 16;
         if let Some(tap) = self.taps.get_mut(parcel.queue()) {
@@ -499,6 +506,10 @@ impl Dispatch {
     async fn nothing_left(&mut self) -> Result<bool, WorkerError> {
         let pending = self.crew.backend.pending(self.beat.queues.clone()).await?;
         if pending.ready > 0 || pending.held > 0 {
+            return Ok(false);
+        }
+        // From a server, a delivery on its way is neither ready there nor held here.
+        if self.crew.backend.facts().detach && self.delivered.elapsed() < ON_ITS_WAY {
             return Ok(false);
         }
         match pending.next_due {
