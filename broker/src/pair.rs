@@ -19,7 +19,7 @@ mod trust;
 mod views;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use millhand_proto::protocol::Meeting;
@@ -43,6 +43,10 @@ use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView};
 
+/// Every so many beats the side queues are looked after: often enough for the lease of who does it,
+/// and seldom enough for an idle fleet to cost next to nothing.
+const CARE_BEATS: u32 = 3;
+
 /// Queue and store, and what this process has in its hands.
 #[derive(Debug)]
 pub(crate) struct Pair {
@@ -56,6 +60,8 @@ pub(crate) struct Pair {
     rules: watch::Sender<Rules>,
     /// Whether it hears what is told to everybody.
     hearing: OnceCell<()>,
+    /// Beats of this process's workers.
+    beats: AtomicU32,
     /// Whether a look after the side queues is under way.
     caring: AtomicBool,
     /// The store has forgotten: the dead queue is to be read.
@@ -78,6 +84,7 @@ impl Pair {
             registry: Registry::default(),
             rules: watch::Sender::default(),
             hearing: OnceCell::new(),
+            beats: AtomicU32::new(0),
             caring: false.into(),
             rebuild_due: false.into(),
             io,
@@ -114,6 +121,10 @@ impl Pair {
     async fn beat(self: &Arc<Self>, beat: WorkerBeat) -> Result<Vec<QueueName>> {
         let (worker, queues) = (beat.worker, beat.queues.clone());
         let paused = self.beat_once(beat).await?;
+        let turn = self.beats.fetch_add(1, Ordering::Relaxed).is_multiple_of(CARE_BEATS);
+        if !turn && !self.rebuild_due.load(Ordering::SeqCst) {
+            return Ok(paused);
+        }
         if !self.caring.swap(true, Ordering::SeqCst) {
             let pair = Arc::clone(self);
             self.io.handle().spawn(async move {

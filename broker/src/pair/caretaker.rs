@@ -16,8 +16,8 @@ use super::store::{Effect, Expected, Found, Key, Read, Swap, Swapped, Write};
 use crate::backend::{Pushed, Rebuilt};
 use crate::error::{Error, Result};
 
-/// How long its lease lives.
-const LEASE: Duration = Duration::from_secs(25);
+/// How long its lease lives: two looks and more.
+const LEASE: Duration = Duration::from_secs(40);
 /// Copies in one step.
 const STEP: usize = 100;
 

@@ -4,11 +4,16 @@ local key_at, arg_at = 0, 0
 local function key() key_at = key_at + 1; return KEYS[key_at] end
 local function arg() arg_at = arg_at + 1; return ARGV[arg_at] end
 
-local posts, boxes = {}, {}
+-- What goes to one list, or to one mailbox, goes at once in the end.
+local posts, boxes, lists, grown = {}, {}, {}, {}
 local function append(list, bytes, keep, most)
-    local length = redis.call('RPUSH', list, bytes)
-    if most > 0 and length > most then redis.call('LTRIM', list, -most, -1) end
-    if most > 0 or length == 1 then redis.call('PEXPIRE', list, keep) end
+    local new = lists[list]
+    if not new then
+        new = { keep = keep, most = most }
+        lists[list] = new
+        grown[#grown + 1] = list
+    end
+    new[#new + 1] = bytes
 end
 local does = {
     put = function(name, bytes, keep) redis.call('SET', name, bytes, 'PX', keep) end,
@@ -66,6 +71,15 @@ for s = 1, tonumber(arg()) do
             if met then does[what](name, bytes, keep, field) end
         end
     end
+end
+for _, list in ipairs(grown) do
+    local new, length = lists[list], 0
+    -- Lua hands over so many arguments at once, and not many more.
+    for from = 1, #new, 1000 do
+        length = redis.call('RPUSH', list, unpack(new, from, math.min(from + 999, #new)))
+    end
+    if new.most > 0 and length > new.most then redis.call('LTRIM', list, -new.most, -1) end
+    if new.most > 0 or length == #new then redis.call('PEXPIRE', list, new.keep) end
 end
 for _, box in ipairs(boxes) do
     redis.call('PUBLISH', box[1], box[2] .. table.concat(box[3]))
