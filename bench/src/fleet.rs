@@ -23,12 +23,11 @@ use crate::running::Running;
 use crate::servers::Servers;
 use crate::stopwatch::{Sample, Start};
 
-/// The goals, and jobs of a parcel where several travel together.
+/// The goals.
 const ENQUEUE: f64 = 0.4;
 const DRAIN: f64 = 0.25;
 const TRIP: f64 = 2.0;
 const COMMANDS: f64 = 2.0;
-const PACK: usize = 64;
 /// What the raw loops do on a quiet machine with two cores, all servers on it: messages per second,
 /// and seconds of a round trip.
 const QUIET_ENQUEUE: f64 = 63_000.0;
@@ -43,7 +42,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
     let mut numbers = Vec::new();
     // First, while Redis is empty; what runs here has run once when the rounds begin.
     eprintln!("memory of {} jobs", options.jobs);
-    for pack in [1, PACK] {
+    for pack in [1, options.pack] {
         numbers.extend(memory(&servers, &backend, options.jobs, pack).await?);
     }
     let mut raw = Raw::open(&servers).await?;
@@ -71,11 +70,16 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
         ),
         of(
             "enqueue",
-            PACK,
+            options.pack,
             None,
             &pairs(&rounds, |r| (r.raw.enqueue, r.packed.enqueue)),
         ),
-        of("drain", PACK, None, &pairs(&rounds, |r| (r.raw.drain, r.packed.drain))),
+        of(
+            "drain",
+            options.pack,
+            None,
+            &pairs(&rounds, |r| (r.raw.drain, r.packed.drain)),
+        ),
     ];
     eprintln!("{} round trips", options.trips);
     let (times, Spread { median, min, max }) = trips(options, &servers, &backend, &mut raw).await?;
@@ -137,7 +141,7 @@ async fn rounds(options: &Options, backend: &Arc<dyn Backend>, raw: &mut Raw) ->
         let raw_drain = start.end()?;
         let drain = millhand::drain(backend, count).await?;
         let packed = Way {
-            enqueue: millhand::enqueue(&client, PACK, count).await?,
+            enqueue: millhand::enqueue(&client, options.pack, count).await?,
             drain: millhand::drain(backend, count).await?,
         };
         if round == 0 {

@@ -17,6 +17,7 @@ sqlite: one SQLite file beside a raw table
 
 fleet: RabbitMQ and Redis beside raw loops over the same servers
   --jobs, --rounds, --trips, --idle as above
+  --pack N         jobs per parcel in the further rows (64)
 
 ladder: how late delayed jobs start
   --jobs N         jobs due within one minute (100000)
@@ -36,7 +37,9 @@ const BENCHES: [(&str, &[&str]); 3] = [
     ),
     (
         "fleet",
-        &["--jobs", "--rounds", "--trips", "--idle", "--broker", "--store"],
+        &[
+            "--jobs", "--rounds", "--pack", "--trips", "--idle", "--broker", "--store",
+        ],
     ),
     ("ladder", &["--jobs", "--pack", "--broker", "--store"]),
 ];
@@ -63,9 +66,9 @@ impl Options {
         let (_, flags) = known.with_context(|| format!("there is no bench {bench}\n\n{USAGE}"))?;
         let mut options = Self {
             jobs: if bench == "ladder" { 100_000 } else { 20_000 },
-            bench,
             rounds: 7,
-            pack: 1,
+            pack: if bench == "fleet" { 64 } else { 1 },
+            bench,
             trips: 2_000,
             idle: Duration::from_secs(20),
             dir: std::env::temp_dir(),
