@@ -2,6 +2,7 @@
 //! may be applied again: to what another process wrote meanwhile, or after a lost answer.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -94,7 +95,7 @@ pub(super) enum Change {
     /// The store may have lost what this process wrote: the entries of its own that were newer.
     Restore {
         key: RecordKey,
-        record: Record,
+        record: Arc<Record>,
     },
 }
 
@@ -134,21 +135,17 @@ impl Change {
     }
 
     /// The records that it looks at.
-    pub(super) fn keys(&self) -> Vec<RecordKey> {
+    pub(super) fn keys(&self) -> Keys {
         match self {
             Self::Claim { copy, .. }
             | Self::End { copy, .. }
             | Self::Leave { copy, .. }
             | Self::GiveBack { copy, .. }
-            | Self::Detach { copy } => vec![copy.id().record_at(copy.hop.hand)],
+            | Self::Detach { copy } => keys(copy.id().record_at(copy.hop.hand), None),
             Self::Confirm { copy, published, .. } => {
                 let here = copy.id().record_at(copy.hop.hand);
                 let next = copy.id().record_at(copy.hop.hand + 1);
-                if published.why == Leaving::Death || next == here {
-                    vec![here]
-                } else {
-                    vec![here, next]
-                }
+                keys(here, (published.why != Leaving::Death).then_some(next))
             }
             Self::Cancel { id }
             | Self::Retried { id, .. }
@@ -156,19 +153,21 @@ impl Change {
             | Self::Listen { id, .. }
             | Self::Unreadable { id, .. } => places(*id),
             Self::Dead { copy, .. } => places(copy.id()),
-            Self::Restore { key, .. } => vec![*key],
+            Self::Restore { key, .. } => keys(*key, None),
         }
     }
 }
 
+/// One record, or two.
+pub(super) type Keys = std::iter::Flatten<std::array::IntoIter<Option<RecordKey>, 2>>;
+
+fn keys(one: RecordKey, other: Option<RecordKey>) -> Keys {
+    [Some(one), other.filter(|other| *other != one)].into_iter().flatten()
+}
+
 /// Where entries of a job may live, in the order of hands.
-pub(super) fn places(id: JobId) -> Vec<RecordKey> {
-    let (first, later) = (id.record_at(0), id.record_at(1));
-    if first == later {
-        vec![first]
-    } else {
-        vec![first, later]
-    }
+pub(super) fn places(id: JobId) -> Keys {
+    keys(id.record_at(0), Some(id.record_at(1)))
 }
 
 /// What is known while changes are applied.
@@ -184,7 +183,7 @@ pub(super) struct Knowledge {
 #[derive(Clone, Debug)]
 pub(super) struct Slot {
     pub(super) expected: Expected,
-    pub(super) record: Option<Record>,
+    pub(super) record: Option<Arc<Record>>,
     pub(super) changed: bool,
     /// It is kept at least so long, whatever its entries say.
     pub(super) keep_until: Timestamp,
@@ -198,15 +197,17 @@ pub(super) struct Group {
 }
 
 impl Group {
+    fn peek(&self, key: RecordKey, id: JobId) -> Option<&Entry> {
+        self.slots.get(&key)?.record.as_ref()?.entry(key, id)
+    }
+
     fn entry(&self, key: RecordKey, id: JobId) -> Option<Entry> {
-        self.slots.get(&key)?.record.as_ref()?.entry(key, id).cloned()
+        self.peek(key, id).cloned()
     }
 
     /// The job's newest entry, and where it lives.
     fn find(&self, id: JobId) -> Option<(RecordKey, Entry)> {
-        let found = places(id)
-            .into_iter()
-            .filter_map(|key| Some((key, self.entry(key, id)?)));
+        let found = places(id).filter_map(|key| Some((key, self.entry(key, id)?)));
         found
             .filter(|(_, entry)| !entry.moved)
             .max_by_key(|(_, entry)| entry.hand)
@@ -219,7 +220,7 @@ impl Group {
 
     /// Writes an entry, and what its new state brings with it.
     fn put(&mut self, know: &Knowledge, key: RecordKey, home: (QueueName, Class), id: JobId, entry: Entry) {
-        let before = self.entry(key, id);
+        let before = self.peek(key, id);
         let news = before.is_none_or(|before| before.state != entry.state || before.hand != entry.hand);
         if news && !entry.moved {
             let shard = shard_of(id.parcel_key(), know.shards);
@@ -242,9 +243,8 @@ impl Group {
             }
         }
         let Some(slot) = self.slots.get_mut(&key) else { return };
-        slot.record
-            .get_or_insert_with(|| Record::new(home.0, home.1))
-            .put(entry);
+        let record = slot.record.get_or_insert_with(|| Arc::new(Record::new(home.0, home.1)));
+        Arc::make_mut(record).put(entry);
         slot.changed = true;
     }
 
@@ -394,14 +394,14 @@ impl Group {
                 let Some(slot) = self.slots.get_mut(key) else {
                     return Reply::Written(Written::Stale);
                 };
-                let record = slot
+                let theirs = slot
                     .record
-                    .get_or_insert_with(|| Record::new(record.queue.clone(), record.class));
+                    .get_or_insert_with(|| Arc::new(Record::new(record.queue.clone(), record.class)));
                 for entry in ours {
-                    let theirs = record.entries.iter().find(|other| other.index == entry.index);
-                    let newer = theirs.is_none_or(|e| (e.hand, e.claims) < (entry.hand, entry.claims));
+                    let known = theirs.entries.iter().find(|other| other.index == entry.index);
+                    let newer = known.is_none_or(|e| (e.hand, e.claims) < (entry.hand, entry.claims));
                     if newer {
-                        record.put(entry.clone());
+                        Arc::make_mut(theirs).put(entry.clone());
                         slot.changed = true;
                     }
                 }
@@ -475,7 +475,9 @@ impl Group {
         }
         for key in places(id) {
             let Some(slot) = self.slots.get_mut(&key) else { continue };
-            let Some(record) = &mut slot.record else { continue };
+            let Some(record) = slot.record.as_mut().map(Arc::make_mut) else {
+                continue;
+            };
             let index = millhand_proto::record::slot(key, id);
             record.entries.retain(|entry| entry.index != index);
             if record.entries.is_empty() {

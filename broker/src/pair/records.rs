@@ -2,6 +2,7 @@
 //! is one round trip, and a miss costs one more.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,7 +31,7 @@ struct Cached {
     /// Deliveries and runs that concern it.
     uses: usize,
     /// `None` where it must be read first.
-    known: Option<(Expected, Option<Record>)>,
+    known: Option<(Expected, Option<Arc<Record>>)>,
 }
 
 /// The door to all records.
@@ -84,7 +85,7 @@ impl Records {
         let mut cache = lock(&self.cache);
         let cached = cache.entry(key).or_insert(Cached {
             uses: 0,
-            known: fresh.map(|record| (Expected::Fresh, Some(record))),
+            known: fresh.map(|record| (Expected::Fresh, Some(Arc::new(record)))),
         });
         cached.uses += 1;
     }
@@ -100,10 +101,10 @@ impl Records {
     }
 
     /// What this process wrote into records that it still holds jobs of.
-    pub(super) fn written(&self) -> Vec<(RecordKey, Record)> {
+    pub(super) fn written(&self) -> Vec<(RecordKey, Arc<Record>)> {
         let cache = lock(&self.cache);
         let written = cache.iter().filter_map(|(key, cached)| match &cached.known {
-            Some((Expected::Version(_), Some(record))) => Some((*key, record.clone())),
+            Some((Expected::Version(_), Some(record))) => Some((*key, Arc::clone(record))),
             _ => None,
         });
         written.collect()
@@ -129,58 +130,50 @@ impl Lane {
     }
 
     async fn work(&self, changes: &[Change], answers: &mut [Option<Result<Reply>>]) -> Result<()> {
-        // Changes of one parcel, in the order they came.
-        let mut left: HashMap<JobId, Vec<usize>> = HashMap::new();
-        for (at, change) in changes.iter().enumerate() {
-            left.entry(change.parcel()).or_default().push(at);
-        }
-        let mut known: HashMap<RecordKey, Slot> = self.predicted(changes);
+        let mut works = self.works(changes);
         let mut alive: HashMap<WorkerId, bool> = HashMap::new();
         for _ in 0..ROUNDS {
-            self.read_missing(changes, &left, &mut known).await?;
+            self.read_missing(changes, &mut works).await?;
             let know = Knowledge {
                 now: self.store.now(),
                 shards: self.store.shards(),
                 alive: std::mem::take(&mut alive),
             };
-            let (mut drafts, mut asked) = (Vec::new(), Vec::new());
-            for (parcel, places) in &left {
-                match Draft::of(*parcel, places, changes, &known, &know) {
-                    Ok(draft) => drafts.push(draft),
-                    Err(owners) => asked.extend(owners),
-                }
+            let (mut swaps, mut asked) = (Vec::new(), Vec::new());
+            for work in &mut works {
+                swaps.extend(work.draft(changes, &know, &mut asked));
             }
             alive = know.alive;
-            let swaps: Vec<Swap> = drafts.iter_mut().filter_map(|draft| draft.swap.take()).collect();
             let mut swapped = if swaps.is_empty() {
                 Vec::new()
             } else {
                 self.store.swap(swaps).await?
             }
             .into_iter();
-            for draft in drafts {
-                let answer = if draft.writes_nothing {
-                    Some(Swapped::Done)
-                } else {
+            for work in &mut works {
+                let answer = if work.swaps {
                     swapped.next()
+                } else {
+                    Some(Swapped::Done)
                 };
                 match answer {
                     Some(Swapped::Done) => {
-                        left.remove(&draft.parcel);
-                        self.wrote(draft.group, &draft.versions);
-                        for (at, reply) in draft.replies {
+                        self.wrote(work);
+                        for (at, reply) in work.replies.drain(..) {
+                            work.left.retain(|other| *other != at);
                             answers[at] = Some(Ok(reply));
                         }
                     }
                     Some(Swapped::Current(current)) => {
-                        for ((key, _), bytes) in draft.versions.into_iter().zip(current) {
-                            known.insert(key, self.slot(key, bytes.as_deref()));
+                        for ((key, _), bytes) in work.versions.drain(..).zip(current) {
+                            work.group.slots.insert(key, self.slot(key, bytes.as_deref()));
                         }
                     }
                     None => return Err(Error::unreachable(&self.store.place(), "it was short of an answer")),
                 }
             }
-            if left.is_empty() {
+            works.retain(|work| !work.left.is_empty());
+            if works.is_empty() {
                 return Ok(());
             }
             self.ask_of(asked, &mut alive).await?;
@@ -191,38 +184,49 @@ impl Lane {
         ))
     }
 
-    /// What is expected without looking.
-    fn predicted(&self, changes: &[Change]) -> HashMap<RecordKey, Slot> {
+    /// Changes of one parcel together, in the order they came, with what is expected of its records
+    /// without looking.
+    fn works(&self, changes: &[Change]) -> Vec<Work> {
+        let mut works: Vec<Work> = Vec::new();
+        let mut of: HashMap<JobId, usize> = HashMap::new();
         let cache = lock(&self.cache);
-        let keys = changes.iter().flat_map(Change::keys);
-        keys.filter_map(|key| {
-            let (expected, record) = cache.get(&key)?.known.clone()?;
-            Some((key, slot(expected, record)))
-        })
-        .collect()
+        for (at, change) in changes.iter().enumerate() {
+            let place = *of.entry(change.parcel()).or_insert(works.len());
+            if place == works.len() {
+                works.push(Work::default());
+            }
+            let work = &mut works[place];
+            work.left.push(at);
+            for key in change.keys() {
+                if let Entry::Vacant(vacant) = work.group.slots.entry(key)
+                    && let Some((expected, record)) = cache.get(&key).and_then(|cached| cached.known.as_ref())
+                {
+                    vacant.insert(slot(*expected, record.clone()));
+                }
+            }
+        }
+        works
     }
 
-    async fn read_missing(
-        &self,
-        changes: &[Change],
-        left: &HashMap<JobId, Vec<usize>>,
-        known: &mut HashMap<RecordKey, Slot>,
-    ) -> Result<()> {
-        let mut missing: Vec<RecordKey> = left
-            .values()
-            .flatten()
-            .flat_map(|at| changes[*at].keys())
-            .filter(|key| !known.contains_key(key))
-            .collect();
+    async fn read_missing(&self, changes: &[Change], works: &mut [Work]) -> Result<()> {
+        let mut missing: Vec<(usize, RecordKey)> = Vec::new();
+        for (place, work) in works.iter().enumerate() {
+            let keys = work.left.iter().flat_map(|at| changes[*at].keys());
+            missing.extend(
+                keys.filter(|key| !work.group.slots.contains_key(key))
+                    .map(|key| (place, key)),
+            );
+        }
         missing.sort_unstable();
         missing.dedup();
         if missing.is_empty() {
             return Ok(());
         }
-        let reads = missing.iter().map(|key| Read::Get(Key::Record(*key))).collect();
+        let reads = missing.iter().map(|(_, key)| Read::Get(Key::Record(*key))).collect();
         let found = self.store.read(reads).await?;
-        for (key, found) in missing.into_iter().zip(found) {
-            known.insert(key, self.slot(key, found.bytes().as_deref()));
+        for ((place, key), found) in missing.into_iter().zip(found) {
+            let slot = self.slot(key, found.bytes().as_deref());
+            works[place].group.slots.insert(key, slot);
         }
         Ok(())
     }
@@ -244,18 +248,20 @@ impl Lane {
         Ok(())
     }
 
-    /// Remembers what was written, where jobs of it are still held.
-    fn wrote(&self, mut group: Group, versions: &[Written]) {
-        let mut cache = lock(&self.cache);
-        for (key, slot) in group.slots.drain() {
-            let Some(cached) = cache.get_mut(&key) else { continue };
-            let written = versions.iter().find(|(written, _)| *written == key).map(|(_, v)| *v);
-            let expected = match written {
-                Some(Some(version)) => Expected::Version(version),
-                Some(None) => Expected::Absent,
-                None => slot.expected,
+    /// What was written stands now; it is remembered where jobs of it are still held.
+    fn wrote(&self, work: &mut Work) {
+        for (key, version) in work.versions.drain(..) {
+            let Some(slot) = work.group.slots.get_mut(&key) else {
+                continue;
             };
-            cached.known = Some((expected, slot.record));
+            slot.expected = version.map_or(Expected::Absent, Expected::Version);
+            slot.changed = false;
+        }
+        let mut cache = lock(&self.cache);
+        for (key, slot) in &work.group.slots {
+            if let Some(cached) = cache.get_mut(key) {
+                cached.known = Some((slot.expected, slot.record.clone()));
+            }
         }
     }
 
@@ -264,7 +270,7 @@ impl Lane {
             return slot(Expected::Absent, None);
         };
         let record = match Record::decode(bytes) {
-            Ok(record) => Some(record),
+            Ok(record) => Some(Arc::new(record)),
             Err(error) => {
                 // A record that cannot be read tells nothing: the copy is the truth.
                 tracing::error!(store = self.store.place(), ?key, %error, "a record is taken for lost");
@@ -275,7 +281,7 @@ impl Lane {
     }
 }
 
-fn slot(expected: Expected, record: Option<Record>) -> Slot {
+fn slot(expected: Expected, record: Option<Arc<Record>>) -> Slot {
     Slot {
         expected,
         record,
@@ -287,47 +293,37 @@ fn slot(expected: Expected, record: Option<Record>) -> Slot {
 /// A record that is written, and its new version; `None` where it is removed.
 type Written = (RecordKey, Option<Version>);
 
-/// What the changes of one parcel's jobs come to, if nobody else was faster.
-struct Draft {
-    parcel: JobId,
+/// Changes of one parcel's jobs that are under way.
+#[derive(Default)]
+struct Work {
+    /// Its records as they would be if nobody else was faster.
     group: Group,
-    /// Each change's place and answer.
+    /// Places of the changes that are not made yet.
+    left: Vec<usize>,
+    /// Places and answers of those that are made with the swap under way.
     replies: Vec<(usize, Reply)>,
-    swap: Option<Swap>,
-    writes_nothing: bool,
-    /// In the order of the swap's writes.
+    /// Whether a swap is under way; some changes come to nothing.
+    swaps: bool,
+    /// In the order of its writes.
     versions: Vec<Written>,
 }
 
-impl Draft {
-    /// Applies changes; the owners that must be asked for first, where there are some.
-    fn of(
-        parcel: JobId,
-        places: &[usize],
-        changes: &[Change],
-        known: &HashMap<RecordKey, Slot>,
-        know: &Knowledge,
-    ) -> std::result::Result<Self, Vec<WorkerId>> {
-        let keys = places.iter().flat_map(|at| changes[*at].keys());
-        let mut group = Group {
-            slots: keys.filter_map(|key| Some((key, known.get(&key)?.clone()))).collect(),
-            effects: Vec::new(),
-        };
-        let (mut replies, mut owners) = (Vec::with_capacity(places.len()), Vec::new());
-        for at in places {
-            match group.apply(&changes[*at], know) {
-                Reply::AskOf(owner) => owners.push(owner),
-                reply => replies.push((*at, reply)),
+impl Work {
+    /// Applies what is left, except where it must be known first whether a worker lives.
+    fn draft(&mut self, changes: &[Change], know: &Knowledge, asked: &mut Vec<WorkerId>) -> Option<Swap> {
+        // After a swap that came too late, everything is applied again.
+        self.replies.clear();
+        for at in &self.left {
+            match self.group.apply(&changes[*at], know) {
+                Reply::AskOf(owner) => asked.push(owner),
+                reply => self.replies.push((*at, reply)),
             }
         }
-        if !owners.is_empty() {
-            return Err(owners);
-        }
-        let (mut versions, mut writes) = (Vec::new(), Vec::new());
-        for (key, slot) in group.slots.iter().filter(|(_, slot)| slot.changed) {
+        let mut writes = Vec::new();
+        for (key, slot) in self.group.slots.iter().filter(|(_, slot)| slot.changed) {
             let version = random().to_be_bytes();
             let bytes = slot.record.as_ref().map(|record| encode(version, record));
-            versions.push((*key, bytes.is_some().then_some(version)));
+            self.versions.push((*key, bytes.is_some().then_some(version)));
             writes.push(Write {
                 key: Key::Record(*key),
                 expected: slot.expected,
@@ -335,16 +331,9 @@ impl Draft {
                 keep: keep(slot, know.now),
             });
         }
-        let effects = std::mem::take(&mut group.effects);
-        let writes_nothing = writes.is_empty() && effects.is_empty();
-        Ok(Self {
-            parcel,
-            group,
-            replies,
-            swap: (!writes_nothing).then_some(Swap { writes, effects }),
-            writes_nothing,
-            versions,
-        })
+        let effects = std::mem::take(&mut self.group.effects);
+        self.swaps = !(writes.is_empty() && effects.is_empty());
+        self.swaps.then_some(Swap { writes, effects })
     }
 }
 

@@ -49,7 +49,7 @@ impl Pair {
         let mut views: Vec<Option<JobView>> = ids
             .iter()
             .map(|id| {
-                let newest = places(*id).into_iter().filter_map(|key| entry(&known, key, *id));
+                let newest = places(*id).filter_map(|key| entry(&known, key, *id));
                 let (entry, queue, class) = newest.max_by_key(|(entry, ..)| entry.hand)?;
                 Some(JobView {
                     id: *id,
