@@ -71,11 +71,8 @@ async fn a_job_longer_than_the_consumer_timeout_ends_once_and_its_neighbours_are
     // RabbitMQ had nothing to time out.
     let logs = std::fs::read_dir(rabbit.folder().join("log")).unwrap();
     let logs = logs.map(|log| std::fs::read_to_string(log.unwrap().path()).unwrap_or_default());
-    assert!(
-        !logs
-            .collect::<String>()
-            .contains("waiting for delivery acknowledgement")
-    );
+    // 3.10 and 4.x word the rest differently.
+    assert!(!logs.collect::<String>().contains("timed out waiting"));
     let _ = stop.send(());
     worker.await.unwrap().unwrap();
 }

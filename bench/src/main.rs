@@ -19,10 +19,14 @@ use std::io::Write;
 
 use anyhow::Result;
 
-use self::options::Options;
+use self::options::{Options, USAGE};
 
 fn main() -> Result<()> {
-    let options = Options::of(std::env::args().skip(1))?;
+    let mut out = std::io::stdout().lock();
+    let Some(options) = Options::of(std::env::args().skip(1))? else {
+        writeln!(out, "{USAGE}")?;
+        return Ok(());
+    };
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let report = runtime.block_on(async {
         match options.bench.as_str() {
@@ -31,7 +35,6 @@ fn main() -> Result<()> {
             _ => sqlite::run(&options).await,
         }
     })?;
-    let mut out = std::io::stdout().lock();
     if options.json {
         serde_json::to_writer_pretty(&mut out, &report)?;
         writeln!(out)?;

@@ -60,7 +60,13 @@ pub(crate) struct Options {
 }
 
 impl Options {
-    pub(crate) fn of(mut args: impl Iterator<Item = String>) -> Result<Self> {
+    /// `None` where only help is asked for.
+    pub(crate) fn of(args: impl Iterator<Item = String>) -> Result<Option<Self>> {
+        let args: Vec<String> = args.collect();
+        if args.iter().any(|arg| arg == "--help" || arg == "-h") {
+            return Ok(None);
+        }
+        let mut args = args.into_iter();
         let bench = args.next().context(USAGE)?;
         let known = BENCHES.iter().find(|(name, _)| *name == bench);
         let (_, flags) = known.with_context(|| format!("there is no bench {bench}\n\n{USAGE}"))?;
@@ -108,6 +114,6 @@ impl Options {
             (None, None) => None,
             _ => bail!("--broker and --store go together"),
         };
-        Ok(options)
+        Ok(Some(options))
     }
 }

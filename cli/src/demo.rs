@@ -330,26 +330,33 @@ async fn session(
         plan.spoil,
         Arc::clone(progress),
     ));
-    let done = tokio::select! {
-        done = work => done.map_err(|why| failed("demo", &why)),
-        ended = &mut running => return Err(failed("worker", &match ended {
-            Ok(Ok(())) => "the worker stopped by itself".to_owned(),
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        })),
-        () = interrupts.come() => Err(interrupted()),
+    let (done, ended) = tokio::select! {
+        done = work => (done.map_err(|why| failed("demo", &why)), None),
+        ended = &mut running => (Err(failed("worker", "the worker stopped by itself")), Some(ended)),
+        () = interrupts.come() => (Err(interrupted()), None),
+    };
+    drop(stop);
+    // It ends its children before it ends, and gives back what it does not run.
+    let ended = match ended {
+        Some(ended) => ended,
+        None => running.await,
+    };
+    let ended = match ended {
+        Ok(ended) => ended.map_err(|e| failed("worker", &e.to_string())),
+        Err(error) => Err(failed("worker", &error.to_string())),
     };
     if plan.place.is_some() && done.is_err() {
         // Where others work, nothing is left to them.
         for queue in queues() {
-            client.admin().purge(queue, |_| true).await?;
+            if let Err(error) = client.admin().purge(queue.clone(), |_| true).await {
+                let message = format!("queue {queue} may still hold jobs of this demo: {error}");
+                let hint = format!("millhand queue purge {queue}");
+                return Err(failed("demo", &message).hint(hint));
+            }
         }
     }
-    drop(stop);
-    // It ends its children before it ends.
-    let ended = running.await.map_err(|e| failed("worker", &e.to_string()))?;
+    ended?;
     let (ledger, took) = done?;
-    ended.map_err(|e| failed("worker", &e.to_string()))?;
     Ok((looked, ledger, took))
 }
 

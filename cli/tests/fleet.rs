@@ -3,7 +3,9 @@
 
 mod place;
 
-use place::{Place, json, until};
+use std::process::Stdio;
+
+use place::{Place, json, signal, text, until};
 
 /// Settings that name both servers, in a namespace of their own.
 fn fleet(namespace: &str) -> Place {
@@ -121,26 +123,64 @@ fn the_dead_are_retried_by_a_filter_and_remembered_again_when_the_store_forgot()
     until("a is dead again", || attempts("a") == Some(3));
 }
 
+/// A demo of this place's files on the fleet.
+fn demo(place: &Place, namespace: &str, files: usize) -> Vec<String> {
+    let servers = millhand_servers::shared();
+    std::fs::create_dir(place.path().join("files")).unwrap();
+    for n in 0..files {
+        let text = "all work and no play\n".repeat(n % 50 * 50);
+        std::fs::write(place.path().join(format!("files/{n}.txt")), text).unwrap();
+    }
+    let broker = format!("{}?ns={namespace}", servers.rabbit.url());
+    let report = place.path().join("report.html");
+    let args = [
+        "demo",
+        "files",
+        "--broker",
+        &broker,
+        "--store",
+        &servers.redis.url(),
+        "--json",
+        "--report",
+    ];
+    let args = args.into_iter().chain([report.to_str().unwrap()]);
+    args.map(str::to_owned).collect()
+}
+
+/// Jobs that wait in any queue of this place, and such as a worker has in its hands.
+fn waiting(place: &Place) -> u64 {
+    let queues = json(&place.expect(0, &["queue", "list", "--json"]).0);
+    let of = |queue: &serde_json::Value, what: &str| queue[what].as_u64().unwrap_or(0);
+    let items = queues["items"].as_array().unwrap().iter();
+    items.map(|queue| of(queue, "queued") + of(queue, "held")).sum()
+}
+
 #[test]
 fn the_demo_proves_itself_on_the_fleet() {
     let place = fleet("demo");
-    let servers = millhand_servers::shared();
-    std::fs::create_dir(place.path().join("files")).unwrap();
-    for n in 0..20 {
-        let text = "all work and no play\n".repeat(n * 50);
-        std::fs::write(place.path().join(format!("files/{n}.txt")), text).unwrap();
-    }
-    let broker = format!("{}?ns=demo", servers.rabbit.url());
-    let store = servers.redis.url();
-    let report = place.path().join("report.html");
-    let args = [
-        "demo", "files", "--broker", &broker, "--store", &store, "--json", "--report",
-    ];
-    let (out, _) = place.expect(0, &[&args[..], &[report.to_str().unwrap()]].concat());
+    let args = demo(&place, "demo", 20);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let (out, _) = place.expect(0, &args);
     assert_eq!(json(&out)["schema"], "millhand.demo/1", "{out}");
-    let queues = json(&place.expect(0, &["queue", "list", "--json"]).0);
-    let left = queues["items"].as_array().unwrap().iter();
-    assert!(left.clone().all(|queue| queue["queued"] == 0), "{queues}");
+    assert_eq!(waiting(&place), 0);
+}
+
+#[test]
+fn an_interrupted_demo_leaves_nothing_to_others() {
+    let place = fleet("interrupted");
+    let args = demo(&place, "interrupted", 3000);
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let running = place
+        .command(&args)
+        .stderr(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn();
+    let running = running.unwrap();
+    until("jobs to wait", || waiting(&place) > 0);
+    signal(&running, "-INT");
+    let ended = running.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", text(&ended.stderr));
+    assert_eq!(waiting(&place), 0);
 }
 
 #[test]
