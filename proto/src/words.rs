@@ -90,7 +90,9 @@ fn parts(span: Duration) -> Parts {
     }
 }
 
-fn three(number: f64) -> String {
+/// A number of at most 999 in three figures: `1.23`, `45.6`, `789`.
+#[must_use]
+pub fn three(number: f64) -> String {
     if number < 9.995 {
         format!("{number:.2}")
     } else if number < 99.95 {

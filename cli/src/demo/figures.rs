@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use millhand_proto::Receipt;
+use millhand_proto::words::three;
 
 use crate::output::grouped;
 
@@ -25,16 +26,6 @@ pub(super) fn rate_bytes(number: f64) -> String {
         number /= 1024.0;
     }
     format!("{} TiB", three(number))
-}
-
-fn three(number: f64) -> String {
-    if number < 9.995 {
-        format!("{number:.2}")
-    } else if number < 99.95 {
-        format!("{number:.1}")
-    } else {
-        format!("{number:.0}")
-    }
 }
 
 /// Per second, in three figures.
