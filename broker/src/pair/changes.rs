@@ -69,10 +69,11 @@ pub(super) enum Change {
     Cancel {
         id: JobId,
     },
-    /// An operator's retry is in the queue.
+    /// An operator's retry of the death at this hand is in the queue.
     Retried {
         id: JobId,
         copy: JobCopy,
+        hand: u32,
     },
     Drop {
         id: JobId,
@@ -350,7 +351,7 @@ impl Group {
                 Reply::Written(Written::Applied)
             }
             Change::Cancel { id } => Reply::Acted(self.cancel(know, *id)),
-            Change::Retried { id, copy } => Reply::Acted(self.retried(know, *id, copy)),
+            Change::Retried { id, copy, hand } => Reply::Acted(self.retried(know, *id, copy, *hand)),
             Change::Drop { id } => Reply::Acted(self.forget(*id)),
             Change::Listen { id, mailbox } => Reply::Acted(self.listen(know, *id, *mailbox)),
             Change::Unreadable { id, queue, reason } => {
@@ -450,13 +451,19 @@ impl Group {
         }
     }
 
-    fn retried(&mut self, know: &Knowledge, id: JobId, copy: &JobCopy) -> Acted {
+    fn retried(&mut self, know: &Knowledge, id: JobId, copy: &JobCopy, hand: u32) -> Acted {
         let Some((key, entry)) = self.find(id) else {
             return Acted::Done;
         };
         let home = self.home(key).unwrap_or((copy.core.queue.clone(), copy.core.class));
-        // When it is dead no more, the copy was met already, or another operator was first.
-        if let Ok((_, old, own)) = retry(&entry, copy, know.now) {
+        if entry.hand > hand {
+            // Its copy was met already, or another operator was first. It may have died again since:
+            // that death is its own.
+            let there = id.record_at(hand);
+            if let Some(old) = self.entry(there, id).filter(|old| old.hand == hand && !old.moved) {
+                self.put(know, there, home, id, Entry { moved: true, ..old });
+            }
+        } else if let Ok((_, old, own)) = retry(&entry, copy, know.now) {
             self.put(know, key, home.clone(), id, old);
             if let Some(own) = own {
                 self.put(know, RecordKey::Own(id), home, id, own);

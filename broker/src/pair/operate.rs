@@ -72,7 +72,8 @@ impl Pair {
         };
         let to = Route::Work(next.core.queue.clone(), next.core.class);
         self.publish_one(to, Parcel::of(next).encode().into()).await?;
-        match self.records.one(Change::Retried { id, copy }).await? {
+        let hand = view.entry.hand;
+        match self.records.one(Change::Retried { id, copy, hand }).await? {
             Reply::Acted(acted) => Ok(acted),
             _ => Ok(Acted::Done),
         }

@@ -40,8 +40,12 @@ impl Pair {
             let entry = record.entry(key, id).filter(|e| !e.moved)?.clone();
             Some((entry, record.queue.clone(), record.class))
         };
-        let missing = ids.iter().filter(|id| entry(&known, id.record_at(0), **id).is_none());
-        let later: Vec<_> = missing
+        // What is dead there may have been tried again already, and not be marked as moved yet.
+        let elsewhere = ids.iter().filter(|id| {
+            let here = entry(&known, id.record_at(0), **id);
+            here.is_none_or(|(entry, ..)| entry.state == State::Dead)
+        });
+        let later: Vec<_> = elsewhere
             .map(|id| id.record_at(1))
             .filter(|key| !known.contains_key(key))
             .collect();
