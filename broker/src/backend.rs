@@ -211,6 +211,8 @@ pub enum Settled {
     /// A newer claim stands: the outcome was thrown away. The copy is still held and is to be met
     /// again: who wrote past it may hold none (a store that was restored tells of old claims).
     Stale,
+    /// What goes with it could not be published: settle it again. Others are not held up by it.
+    Again,
 }
 
 /// What a person or a client wants of one job.

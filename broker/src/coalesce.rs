@@ -4,6 +4,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 type Work<Q, A> = dyn Fn(Vec<Q>) -> Pin<Box<dyn Future<Output = Vec<A>> + Send>> + Send + Sync;
@@ -16,6 +17,8 @@ pub struct Coalescer<Q, A> {
 
 struct Shared<Q, A> {
     most: usize,
+    /// Where batches are worked; where the caller is, if that is not said.
+    on: Option<Handle>,
     work: Box<Work<Q, A>>,
     state: Mutex<State<Q, A>>,
 }
@@ -32,6 +35,18 @@ impl<Q: Send + 'static, A: Send + 'static> Coalescer<Q, A> {
     where
         F: Future<Output = Vec<A>> + Send + 'static,
     {
+        Self::on(None, most, work)
+    }
+
+    /// Like [`Coalescer::new`], with batches worked on this runtime, whoever asks.
+    pub(crate) fn on<F>(
+        on: impl Into<Option<Handle>>,
+        most: usize,
+        work: impl Fn(Vec<Q>) -> F + Send + Sync + 'static,
+    ) -> Self
+    where
+        F: Future<Output = Vec<A>> + Send + 'static,
+    {
         let state = Mutex::new(State {
             waiting: Vec::new(),
             under_way: false,
@@ -39,6 +54,7 @@ impl<Q: Send + 'static, A: Send + 'static> Coalescer<Q, A> {
         Self {
             shared: Arc::new(Shared {
                 most: most.max(1),
+                on: on.into(),
                 work: Box::new(move |batch| Box::pin(work(batch))),
                 state,
             }),
@@ -49,7 +65,7 @@ impl<Q: Send + 'static, A: Send + 'static> Coalescer<Q, A> {
     /// answer.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Outside a tokio runtime, when the batches have none of their own.
     pub async fn call(&self, request: Q) -> Option<A> {
         let (answer, answered) = oneshot::channel();
         let first = {
@@ -61,7 +77,8 @@ impl<Q: Send + 'static, A: Send + 'static> Coalescer<Q, A> {
             // Spawned, so that those who are ready to ask now still come along, and that nobody
             // who gives up waiting takes the others' batch with him.
             let shared = Arc::clone(&self.shared);
-            tokio::spawn(Runner { shared, done: false }.run());
+            let on = self.shared.on.clone().unwrap_or_else(Handle::current);
+            on.spawn(Runner { shared, done: false }.run());
         }
         answered.await.ok()
     }

@@ -334,6 +334,7 @@ impl Shared {
                     if let std::collections::btree_map::Entry::Vacant(place) = queues.entry(queue.clone()) {
                         place.insert(QueueView {
                             name: queue,
+                            trouble: None,
                             queued: 0,
                             scheduled: Some(0),
                             held: 0,

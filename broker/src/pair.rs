@@ -64,6 +64,8 @@ pub(crate) struct Pair {
     beats: AtomicU32,
     /// Whether a look after the side queues is under way.
     caring: AtomicBool,
+    /// The store has forgotten: what this process wrote is to be written again.
+    restore_due: AtomicBool,
     /// The store has forgotten: the dead queue is to be read.
     rebuild_due: AtomicBool,
     io: Io,
@@ -73,7 +75,7 @@ impl Pair {
     pub(crate) fn new(queue: Arc<dyn Queue>, store: Arc<dyn Store>) -> Result<Arc<Self>> {
         let io = Io::start("millhand-pair")?;
         let trust = Arc::<Trust>::default();
-        let records = Arc::new(Records::new(&store, &trust));
+        let records = Arc::new(Records::new(&store, &trust, &io));
         Ok(Arc::new(Self {
             ledger: Ledger::new(Arc::clone(&records)),
             notes: Notes::start(Arc::clone(&store), &io),
@@ -86,6 +88,7 @@ impl Pair {
             hearing: OnceCell::new(),
             beats: AtomicU32::new(0),
             caring: false.into(),
+            restore_due: false.into(),
             rebuild_due: false.into(),
             io,
         }))
@@ -102,11 +105,17 @@ impl Pair {
 
     async fn claim_all(&self, claims: Vec<Claim>) -> Result<Vec<Meeting>> {
         let copies: Vec<_> = claims.iter().map(|claim| claim.copy.clone()).collect();
-        let changes = claims
-            .into_iter()
-            .map(|Claim { copy, situation }| Change::Claim { copy, situation });
+        let changes = {
+            let rules = self.rules.borrow();
+            let claim = |Claim { copy, situation }: Claim| Change::Claim {
+                purged: rules.purged(&copy.core.queue),
+                copy,
+                situation,
+            };
+            claims.into_iter().map(claim).collect()
+        };
         let mut met = Vec::with_capacity(copies.len());
-        for (copy, reply) in copies.iter().zip(self.records.change(changes.collect()).await) {
+        for (copy, reply) in copies.iter().zip(self.records.change(changes).await) {
             let Reply::Met(meeting) = reply? else {
                 return Err(Error::Closed);
             };

@@ -18,7 +18,7 @@ use self::keys::Names;
 use self::link::{Link, millis};
 use crate::backend::{BoxFuture, Mail};
 use crate::error::{Error, Result};
-use crate::pair::store::{Effect, Expected, Found, Key, Pulse, Read, Store, Swap, Swapped};
+use crate::pair::store::{Effect, Epoch, Expected, Found, Key, Read, Store, Swap, Swapped};
 
 /// Bytes of one script call, unless a single swap has more.
 const CALL_BYTES: usize = 1 << 20;
@@ -319,7 +319,10 @@ impl Store for Redis {
     fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>> {
         Box::pin(async move {
             let (mails, reader) = self.link.mailboxes.open(mailbox);
-            self.link.subscribe(mailbox).await?;
+            if let Err(error) = self.link.subscribe(mailbox).await {
+                self.link.mailboxes.close(mailbox);
+                return Err(error);
+            }
             let link = Arc::downgrade(&self.link);
             self.link.io.handle().spawn(async move {
                 reader.closed().await;
@@ -333,14 +336,12 @@ impl Store for Redis {
         })
     }
 
-    fn pulse(&self) -> BoxFuture<'_, Result<Pulse>> {
-        Box::pin(async {
-            let epoch = self.link.epoch().await?;
-            Ok(Pulse {
-                epoch,
-                connections: self.link.made(),
-            })
-        })
+    fn pulse(&self) -> BoxFuture<'_, Result<Epoch>> {
+        Box::pin(self.link.epoch())
+    }
+
+    fn connections(&self) -> u64 {
+        self.link.made()
     }
 
     fn shards(&self) -> u16 {

@@ -59,6 +59,8 @@ pub struct QueueView {
     pub oldest: Option<Timestamp>,
     /// Since when it is paused.
     pub paused: Option<Timestamp>,
+    /// Why the queue could not be asked; then `queued` says nothing.
+    pub trouble: Option<String>,
     /// Parcels of it, or of no known queue, that could not be read; newest first, at most 10.
     pub unreadable: Vec<Unreadable>,
 }

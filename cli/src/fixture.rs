@@ -181,6 +181,7 @@ pub(crate) fn page() -> JobPage {
 pub(crate) fn queues() -> Vec<QueueView> {
     let queue = |name: &str| QueueView {
         name: QueueName::new(name).unwrap(),
+        trouble: None,
         queued: 12_410,
         scheduled: Some(3),
         held: 4,
@@ -200,5 +201,11 @@ pub(crate) fn queues() -> Vec<QueueView> {
         unreadable: vec![bad],
         ..queue("mail")
     };
-    vec![queue("default"), mail]
+    let odd = QueueView {
+        trouble: Some("queue mh.main.1.q.odd.normal has other arguments".into()),
+        queued: 0,
+        oldest: None,
+        ..queue("odd")
+    };
+    vec![queue("default"), mail, odd]
 }

@@ -76,12 +76,19 @@ pub(crate) fn queues(queues: &[QueueView], now: Timestamp, style: Style) -> Stri
     for queue in queues {
         table.row(vec![
             queue.name.as_str().into(),
-            grouped(queue.queued).into(),
+            if queue.trouble.is_some() {
+                "?".into()
+            } else {
+                grouped(queue.queued).into()
+            },
             queue.scheduled.map_or_else(|| "-".into(), |n| grouped(n).into()),
             grouped(queue.held).into(),
             cell(queue.oldest.map(|t| now.since(t))),
             cell(queue.paused.map(|t| now.since(t))),
         ]);
+        if let Some(why) = &queue.trouble {
+            let _ = writeln!(notes, "{}: not asked: {}", queue.name, shorten(&clean(why, false), 300));
+        }
         for bad in &queue.unreadable {
             let (size, reason) = (bytes(bad.bytes), shorten(&clean(&bad.reason, false), 200));
             let _ = writeln!(

@@ -353,7 +353,9 @@ impl EnqueueJson {
 #[derive(Debug, Serialize)]
 pub(crate) struct QueueJson {
     name: String,
-    queued: u64,
+    queued: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    trouble: Option<String>,
     scheduled: Option<u64>,
     held: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -385,7 +387,8 @@ impl From<&QueueView> for QueueJson {
     fn from(queue: &QueueView) -> Self {
         Self {
             name: queue.name.to_string(),
-            queued: queue.queued,
+            queued: queue.trouble.is_none().then_some(queue.queued),
+            trouble: queue.trouble.clone(),
             scheduled: queue.scheduled,
             held: queue.held,
             oldest_queued_at: queue.oldest.map(rfc3339),

@@ -148,6 +148,7 @@ mod tests {
     fn queue(name: &str) -> QueueView {
         QueueView {
             name: QueueName::new(name).unwrap(),
+            trouble: None,
             queued: 0,
             scheduled: None,
             held: 0,

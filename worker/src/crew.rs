@@ -15,6 +15,9 @@ use crate::registry::{Executor, Registry};
 use crate::room::Waiting;
 use crate::tally::Tallies;
 
+/// The pauses between two tries to settle one job whose successor cannot be published.
+const SETTLE_AGAIN: Duration = Duration::from_millis(50);
+const SETTLE_SLOWLY: Duration = Duration::from_secs(2);
 /// Claims or settlements that share one call of the back end.
 const BATCH: usize = 128;
 
@@ -213,7 +216,14 @@ impl Crew {
             Verdict::Acknowledge | Verdict::Succeed { .. } | Verdict::Cancel { .. } => &self.ends,
             _ => &self.leaves,
         };
-        door.call(settlement).await
+        let mut wait = SETTLE_AGAIN;
+        loop {
+            match door.call(settlement.clone()).await {
+                Some(Settled::Again) => tokio::time::sleep(wait).await,
+                settled => return settled,
+            }
+            wait = (wait * 2).min(SETTLE_SLOWLY);
+        }
     }
 
     /// Lets go of the deliveries of runs that last: from now on a watch copy looks after each.

@@ -1,5 +1,6 @@
 //! Workers as the store knows them: one lease for each boot, with what the worker says of itself.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use millhand_proto::{JobId, QueueName, Timestamp, WorkerId, limits};
@@ -35,8 +36,16 @@ pub(super) struct Said {
 impl Pair {
     /// Says that a worker lives; answers which of its queues are paused.
     pub(super) async fn beat_once(&self, beat: WorkerBeat) -> Result<Vec<QueueName>> {
-        let pulse = self.store.pulse().await?;
-        let forgotten = self.trust.beat(pulse.connections, pulse.epoch);
+        let epoch = self.store.pulse().await?;
+        if self.trust.beat(self.store.connections(), epoch) {
+            tracing::warn!(
+                store = self.store.place(),
+                "the store was restarted or lost its memory; what runs here is written again"
+            );
+            self.restore_due.store(true, Ordering::SeqCst);
+            self.rebuild_due.store(true, Ordering::SeqCst);
+        }
+        let forgotten = self.restore_due.load(Ordering::SeqCst);
         let now = self.store.now();
         let (worker, queues) = (beat.worker, beat.queues.clone());
         let said = Said {
@@ -57,32 +66,23 @@ impl Pair {
                 .filter_map(|q| self.registry.note(Key::Queues, q.as_str(), now)),
         );
         self.effects(effects).await?;
-        if forgotten {
-            tracing::warn!(
-                store = self.store.place(),
-                "the store was restarted or lost its memory; what runs here is written again"
-            );
-            self.restore().await;
-            self.rebuild_due.store(true, std::sync::atomic::Ordering::SeqCst);
+        if forgotten && self.restore().await {
+            self.restore_due.store(false, Ordering::SeqCst);
         }
         let rules = self.rules().await?;
         Ok(queues.into_iter().filter(|q| rules.paused(q).is_some()).collect())
     }
 
-    /// Writes again what this process wrote and still holds, and the pauses that it knows.
-    async fn restore(&self) {
+    /// Writes again what this process wrote and still holds. Answers whether all of it is.
+    async fn restore(&self) -> bool {
         let written = self.records.written();
         let changes = written.into_iter().map(|(key, record)| Change::Restore { key, record });
-        for error in self
-            .records
-            .change(changes.collect())
-            .await
-            .into_iter()
-            .filter_map(Result::err)
-        {
-            tracing::warn!(%error, "a record could not be written again");
+        let restored = self.records.change(changes.collect()).await;
+        let failed = restored.into_iter().find_map(Result::err);
+        if let Some(error) = &failed {
+            tracing::warn!(%error, "records could not be written again; the next beat tries");
         }
-        self.restore_rules().await;
+        failed.is_none()
     }
 
     /// Makes a worker known before its first beat.

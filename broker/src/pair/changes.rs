@@ -24,6 +24,9 @@ const KEEP_LIST: Duration = limits::KEEP_SUCCEEDED.saturating_add(Duration::from
 /// Lists are cut into buckets of ten minutes.
 const BUCKET_SECS: u64 = 600;
 
+/// How long after its time a delayed copy may still come.
+const LATE_COPIES: Duration = Duration::from_secs(24 * 3600);
+
 /// The bucket of a point in time.
 pub(super) fn bucket(at: Timestamp) -> u64 {
     u64::try_from(at.as_micros() / 1_000_000).unwrap_or(0) / BUCKET_SECS
@@ -35,6 +38,8 @@ pub(super) enum Change {
     Claim {
         copy: JobCopy,
         situation: Situation,
+        /// When its queue was purged last.
+        purged: Option<Timestamp>,
     },
     End {
         copy: JobCopy,
@@ -185,6 +190,8 @@ pub(super) struct Knowledge {
 pub(super) struct Slot {
     pub(super) expected: Expected,
     pub(super) record: Option<Arc<Record>>,
+    /// It was read just now, or swapped: no guess of what stands there.
+    pub(super) read: bool,
     pub(super) changed: bool,
     /// It is kept at least so long, whatever its entries say.
     pub(super) keep_until: Timestamp,
@@ -198,6 +205,22 @@ pub(super) struct Group {
 }
 
 impl Group {
+    /// Whether what this change found was never looked up.
+    pub(super) fn is_guess(&self, change: &Change) -> bool {
+        change
+            .keys()
+            .any(|key| self.slots.get(&key).is_some_and(|slot| !slot.read))
+    }
+
+    /// What is to be written beside the records, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let puts = self.effects.iter().map(|effect| match effect {
+            Effect::Put(_, bytes, _) => bytes.len(),
+            _ => 0,
+        });
+        puts.sum()
+    }
+
     fn peek(&self, key: RecordKey, id: JobId) -> Option<&Entry> {
         self.slots.get(&key)?.record.as_ref()?.entry(key, id)
     }
@@ -254,6 +277,10 @@ impl Group {
             let key = copy.id().record_at(copy.hop.hand);
             let home = (copy.core.queue.clone(), copy.core.class);
             self.put(know, key, home, copy.id(), entry);
+            // Made due before its time, it has another copy that comes then.
+            if let (Some(slot), Some(due)) = (self.slots.get_mut(&key), copy.core.not_before) {
+                slot.keep_until = slot.keep_until.max(due.plus(LATE_COPIES));
+            }
         }
     }
 
@@ -261,8 +288,26 @@ impl Group {
     pub(super) fn apply(&mut self, change: &Change, know: &Knowledge) -> Reply {
         let at = |copy: &JobCopy| copy.id().record_at(copy.hop.hand);
         match change {
-            Change::Claim { copy, situation } => {
+            Change::Claim {
+                copy,
+                situation,
+                purged,
+            } => {
                 let entry = self.entry(at(copy), copy.id());
+                // It waited elsewhere when its queue was emptied.
+                let parked = copy.hop.parked.as_ref();
+                if parked.is_some_and(|parked| Some(parked.since) < *purged)
+                    && entry
+                        .as_ref()
+                        .is_none_or(|e| e.hand == copy.hop.hand && e.state == State::Queued)
+                {
+                    let entry = entry.unwrap_or_else(|| adopt(None, copy));
+                    if let (Cancel::Cancelled, Some(entry)) = cancel(entry, "purged", know.now) {
+                        self.put_copy(know, copy, Some(entry));
+                        return Reply::Met(Meeting::Ended(State::Cancelled));
+                    }
+                    return Reply::Met(Meeting::Drop);
+                }
                 let mut situation = situation.clone();
                 situation.now = know.now;
                 let owner = entry
@@ -356,12 +401,20 @@ impl Group {
             Change::Listen { id, mailbox } => Reply::Acted(self.listen(know, *id, *mailbox)),
             Change::Unreadable { id, queue, reason } => {
                 let known = self.find(*id);
-                if known.is_none_or(|(_, e)| matches!(e.state, State::Queued | State::Scheduled)) {
+                if known
+                    .as_ref()
+                    .is_none_or(|(_, e)| matches!(e.state, State::Queued | State::Scheduled))
+                {
+                    let (key, hand) = known.map_or((id.record_at(0), 0), |(key, known)| (key, known.hand));
                     let mut entry = stranger(*id, "unreadable", queue.clone(), know.now);
+                    if key != id.record_at(0) {
+                        entry.index = 0;
+                    }
+                    entry.hand = hand;
                     entry.state = State::Dead;
                     entry.ended = Some(know.now);
                     entry.reason = Some(format!("unreadable: {reason}"));
-                    self.put(know, id.record_at(0), (queue.clone(), Class::Normal), *id, entry);
+                    self.put(know, key, (queue.clone(), Class::Normal), *id, entry);
                 }
                 Reply::Written(Written::Applied)
             }
@@ -400,7 +453,7 @@ impl Group {
                     .get_or_insert_with(|| Arc::new(Record::new(record.queue.clone(), record.class)));
                 for entry in ours {
                     let known = theirs.entries.iter().find(|other| other.index == entry.index);
-                    let newer = known.is_none_or(|e| (e.hand, e.claims) < (entry.hand, entry.claims));
+                    let newer = known.is_none_or(|known| is_behind(known, entry));
                     if newer {
                         Arc::make_mut(theirs).put(entry.clone());
                         slot.changed = true;
@@ -438,7 +491,7 @@ impl Group {
             // Its copy may wait on the ladder for long; until then this must be known.
             let until = due.or(leaving.map(|l| l.due)).unwrap_or_default();
             for slot in self.slots.values_mut() {
-                slot.keep_until = slot.keep_until.max(until.plus(Duration::from_secs(24 * 3600)));
+                slot.keep_until = slot.keep_until.max(until.plus(LATE_COPIES));
             }
         }
         match answer {
@@ -511,6 +564,14 @@ impl Group {
         }
         Acted::Done
     }
+}
+
+/// Whether this entry tells of less than the other. Of one claim, the end tells more than the
+/// decided successor, and that more than the run.
+fn is_behind(this: &Entry, other: &Entry) -> bool {
+    let told = |entry: &Entry| (entry.state.is_ended(), entry.leaving.is_some());
+    let claim = |entry: &Entry| (entry.hand, entry.claims);
+    claim(this) < claim(other) || (this.fence() == other.fence() && told(this) < told(other))
 }
 
 /// The entry of a job of which nothing but its id is known.

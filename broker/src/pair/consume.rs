@@ -1,6 +1,7 @@
 //! Deliveries on their way from the queue to a worker.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use millhand_proto::{JobId, Parcel, limits};
 use tokio::sync::{mpsc, watch};
@@ -12,6 +13,8 @@ use super::store::{Effect, Key};
 use crate::backend::{Consumer, Delivery, Flow, Subscription};
 use crate::error::Result;
 
+/// The pause between two tries to set something aside.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Notes of unreadable messages that are kept to be looked at.
 const NOTED: usize = 100;
 
@@ -118,7 +121,6 @@ impl Pump {
             parcel => parcel,
         };
         if !bad.is_empty() && !self.set_aside(&arrival, bad).await {
-            // Nothing was set aside: it comes again with this connection's end.
             return None;
         }
         let Some(parcel) = parcel else {
@@ -143,16 +145,19 @@ impl Pump {
         })
     }
 
+    /// Until it is aside nothing else comes: RabbitMQ takes nothing, and counts this one as in hand.
+    /// Answers whether it is; not so when the worker is gone, and then it comes to another.
     async fn set_aside(&self, arrival: &Arrival, bad: Vec<(Option<JobId>, String)>) -> bool {
         let (pair, queue) = (&self.pair, &self.subscription.queue);
         let reason = bad.first().map(|(_, why)| why.clone()).unwrap_or_default();
         tracing::warn!(%queue, reason, jobs = bad.len(), bytes = arrival.body.len(), "unreadable; set aside");
-        if let Err(error) = pair
-            .publish_one(Route::Side(Side::Unreadable, None), arrival.body.clone())
-            .await
-        {
-            tracing::warn!(%queue, %error, "an unreadable message could not be set aside");
-            return false;
+        let aside = || pair.publish_one(Route::Side(Side::Unreadable, None), arrival.body.clone());
+        while let Err(error) = aside().await {
+            tracing::warn!(%queue, %error, "an unreadable message could not be set aside; it is tried again");
+            if self.out.is_closed() {
+                return false;
+            }
+            tokio::time::sleep(AGAIN).await;
         }
         let now = pair.store.now();
         let note = rmp_serde::to_vec(&(now, queue, &reason, arrival.body.len())).unwrap_or_default();

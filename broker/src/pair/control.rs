@@ -32,6 +32,11 @@ impl Rules {
         self.0.keys().cloned()
     }
 
+    /// Whether any queue was purged.
+    pub(super) fn purges(&self) -> bool {
+        self.0.values().any(|(_, purged)| purged.is_some())
+    }
+
     fn read(fields: Vec<(String, Bytes)>) -> Self {
         let rules = fields.into_iter().filter_map(|(name, bytes)| {
             let (paused, purged) = bytes.split_first_chunk::<8>()?;
@@ -58,11 +63,30 @@ pub(super) fn time(bytes: &[u8]) -> Option<Timestamp> {
     (micros > 0).then(|| Timestamp::from_micros(micros))
 }
 
+fn written(queue: &QueueName, paused: Option<Timestamp>, purged: Option<Timestamp>) -> Effect {
+    let bytes = Bytes::from([bytes_of(paused), bytes_of(purged)].concat());
+    Effect::Field(Key::Control, queue.to_string(), bytes, YEAR)
+}
+
 impl Pair {
-    /// What holds now; consumers here learn it too.
+    /// What holds now; consumers here learn it too. Rules are never taken away, so one that is known
+    /// here and not there was lost with the store's memory: it is written again.
     pub(super) async fn rules(&self) -> Result<Rules> {
         let found = self.store.read(vec![Read::Fields(Key::Control)]).await?.pop();
-        let rules = Rules::read(found.map(Found::fields).unwrap_or_default());
+        let mut rules = Rules::read(found.map(Found::fields).unwrap_or_default());
+        let known = self.rules.borrow().clone();
+        let lost: Vec<_> = known
+            .0
+            .into_iter()
+            .filter(|(queue, _)| !rules.0.contains_key(queue))
+            .collect();
+        if !lost.is_empty() {
+            let written = lost
+                .iter()
+                .map(|(queue, (paused, purged))| written(queue, *paused, *purged));
+            self.effects(written.collect()).await?;
+            rules.0.extend(lost);
+        }
         self.rules.send_if_modified(|now| {
             let changed = *now != rules;
             now.clone_from(&rules);
@@ -109,27 +133,9 @@ impl Pair {
     }
 
     async fn rule(&self, queue: &QueueName, paused: Option<Timestamp>, purged: Option<Timestamp>) -> Result<()> {
-        let bytes = Bytes::from([bytes_of(paused), bytes_of(purged)].concat());
-        let effects = vec![
-            Effect::Field(Key::Control, queue.to_string(), bytes, YEAR),
-            Effect::Post(EVERYBODY, Mail::Control),
-        ];
+        let effects = vec![written(queue, paused, purged), Effect::Post(EVERYBODY, Mail::Control)];
         self.effects(effects).await?;
         self.rules().await.map(drop)
-    }
-
-    /// The store has forgotten: the pauses that are known here are written again.
-    pub(super) async fn restore_rules(&self) {
-        let known = self.rules.borrow().clone();
-        let kept = self.store.read(vec![Read::Fields(Key::Control)]).await;
-        if kept.is_ok_and(|mut found| !found.pop().map(Found::fields).unwrap_or_default().is_empty()) {
-            return;
-        }
-        for (queue, (paused, purged)) in known.0 {
-            if let Err(error) = self.rule(&queue, paused, purged).await {
-                tracing::warn!(%queue, %error, "its pause could not be written again");
-            }
-        }
     }
 
     /// Hears what is told to everybody, for as long as this back end lives.

@@ -1,6 +1,7 @@
 //! Enqueueing: the queue confirms, then the store is told, and nobody waits for that.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
 use millhand_proto::{Parcel, RecordKey, State, Timestamp, limits};
@@ -16,6 +17,8 @@ use crate::backend::Pushed;
 
 /// Accepted records that may wait to be written; more are left out, which costs only their sight.
 const WAITING: usize = 16 * 1024;
+/// Bytes of delayed parcels among them.
+const WAITING_BYTES: usize = 64 << 20;
 /// Accepted records in one call.
 const BATCH: usize = 256;
 /// Parcels that a list of ten minutes holds.
@@ -23,25 +26,34 @@ const LISTED: usize = 10_000;
 
 #[derive(Debug)]
 enum Note {
-    Accepted(Box<Swap>),
+    /// With the bytes of a delayed parcel.
+    Accepted(Box<Swap>, usize),
     /// All that was said before is written.
     Flush(oneshot::Sender<()>),
 }
 
 /// Writes accepted records behind those who enqueue.
 #[derive(Debug)]
-pub(super) struct Notes(mpsc::Sender<Note>);
+pub(super) struct Notes {
+    sender: mpsc::Sender<Note>,
+    bytes: Arc<AtomicUsize>,
+}
 
 impl Notes {
     pub(super) fn start(store: Arc<dyn Store>, io: &crate::io::Io) -> Self {
-        let (notes, mut waiting) = mpsc::channel(WAITING);
+        let (sender, mut waiting) = mpsc::channel(WAITING);
+        let bytes = Arc::<AtomicUsize>::default();
+        let held = Arc::clone(&bytes);
         io.handle().spawn(async move {
             let mut batch = Vec::with_capacity(BATCH);
             while waiting.recv_many(&mut batch, BATCH).await > 0 {
                 let (mut swaps, mut flushed) = (Vec::new(), Vec::new());
                 for note in batch.drain(..) {
                     match note {
-                        Note::Accepted(swap) => swaps.push(*swap),
+                        Note::Accepted(swap, bytes) => {
+                            held.fetch_sub(bytes, Ordering::Relaxed);
+                            swaps.push(*swap);
+                        }
                         Note::Flush(done) => flushed.push(done),
                     }
                 }
@@ -55,11 +67,13 @@ impl Notes {
                 }
             }
         });
-        Self(notes)
+        Self { sender, bytes }
     }
 
-    fn say(&self, swap: Swap) {
-        if self.0.try_send(Note::Accepted(Box::new(swap))).is_err() {
+    fn say(&self, swap: Swap, bytes: usize) {
+        let room = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= WAITING_BYTES;
+        if !room || self.sender.try_send(Note::Accepted(Box::new(swap), bytes)).is_err() {
+            self.bytes.fetch_sub(bytes, Ordering::Relaxed);
             tracing::debug!("too many accepted jobs at once; this one is not shown until it runs");
         }
     }
@@ -67,7 +81,7 @@ impl Notes {
     /// Waits until what was accepted before is written.
     pub(super) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
-        if self.0.send(Note::Flush(done)).await.is_ok() {
+        if self.sender.send(Note::Flush(done)).await.is_ok() {
             let _ = flushed.await;
         }
     }
@@ -76,34 +90,28 @@ impl Notes {
 impl Pair {
     pub(super) async fn push_all(&self, parcels: Vec<Parcel>) -> Vec<Pushed> {
         let now = self.store.now();
-        let mut messages = Vec::with_capacity(parcels.len());
-        let mut too_long = Vec::new();
+        let (mut answers, mut sent, mut messages) = (Vec::new(), Vec::new(), Vec::new());
         for (at, parcel) in parcels.iter().enumerate() {
             let body: Bytes = parcel.encode().into();
-            if body.len() > limits::MESSAGE_BYTES {
-                too_long.push((at, body.len()));
+            let (bytes, limit) = (body.len(), limits::MESSAGE_BYTES);
+            if bytes > limit {
+                let why = format!("the message has {bytes} bytes; the limit is {limit}");
+                answers.push(Pushed::Rejected(why));
                 continue;
             }
+            // Told below.
+            answers.push(Pushed::Unknown(String::new()));
             let wait = parcel.due().map(|due| due.since(now)).unwrap_or_default();
             let to = self.route(&parcel.jobs()[0], wait, false);
+            sent.push((at, body.clone(), matches!(to, Route::Later(..))));
             messages.push(Outgoing { to, body });
         }
-        let bodies: Vec<Bytes> = messages.iter().map(|m| m.body.clone()).collect();
-        let later: Vec<bool> = messages.iter().map(|m| matches!(m.to, Route::Later(..))).collect();
-        let mut answers = self.queue.publish(messages).await;
-        for (at, bytes) in too_long {
-            let limit = limits::MESSAGE_BYTES;
-            let why = format!("the message has {bytes} bytes; the limit is {limit}");
-            answers.insert(at.min(answers.len()), Pushed::Rejected(why));
-        }
-        let fit = parcels
-            .iter()
-            .zip(&answers)
-            .filter(|(_, a)| !matches!(a, Pushed::Rejected(_)));
-        for (((parcel, pushed), body), later) in fit.zip(bodies).zip(later) {
-            if *pushed == Pushed::Accepted {
-                self.notes.say(self.note(parcel, body, later, now));
+        for ((at, body, later), pushed) in sent.into_iter().zip(self.queue.publish(messages).await) {
+            if pushed == Pushed::Accepted {
+                let bytes = if later { body.len() } else { 0 };
+                self.notes.say(self.note(&parcels[at], body, later, now), bytes);
             }
+            answers[at] = pushed;
         }
         answers
     }

@@ -6,6 +6,7 @@ use std::collections::hash_map::Entry;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use millhand_proto::protocol::Meeting;
 use millhand_proto::{JobId, Record, RecordKey, Timestamp, WorkerId, limits};
 
 use super::changes::{Change, Group, Knowledge, Reply, Slot};
@@ -13,11 +14,13 @@ use super::store::{Expected, Found, Key, Read, Store, Swap, Swapped, Version, Wr
 use super::trust::Trust;
 use crate::coalesce::Coalescer;
 use crate::error::{Error, Result};
-use crate::io::random;
+use crate::io::{Io, random};
 
 /// Batches that may be under way at once. All changes of one parcel's jobs take the same lane, so
 /// that a process has one swap per record in flight.
 const LANES: usize = 4;
+/// What is written beside the records of one parcel in one swap, in bytes, about.
+const SWAP_BYTES: usize = 1 << 20;
 /// Changes in one batch.
 const BATCH: usize = 256;
 /// Times that a change is applied again because somebody else was faster.
@@ -46,7 +49,8 @@ fn lock(cache: &Mutex<Cache>) -> MutexGuard<'_, Cache> {
 }
 
 impl Records {
-    pub(super) fn new(store: &Arc<dyn Store>, trust: &Arc<Trust>) -> Self {
+    /// Batches are worked on `io`: who asks first may block his runtime, or end it.
+    pub(super) fn new(store: &Arc<dyn Store>, trust: &Arc<Trust>, io: &Io) -> Self {
         let cache: Arc<Mutex<Cache>> = Arc::default();
         let lane = |_| {
             let lane = Lane {
@@ -55,7 +59,7 @@ impl Records {
                 cache: Arc::clone(&cache),
             };
             let lane = Arc::new(lane);
-            Coalescer::new(BATCH, move |changes: Vec<Change>| {
+            Coalescer::on(io.handle().clone(), BATCH, move |changes: Vec<Change>| {
                 let lane = Arc::clone(&lane);
                 async move { lane.change(changes).await }
             })
@@ -165,6 +169,8 @@ impl Lane {
                         }
                     }
                     Some(Swapped::Current(current)) => {
+                        // What was only looked at is as old as what was to be written.
+                        work.group.slots.clear();
                         for ((key, _), bytes) in work.versions.drain(..).zip(current) {
                             work.group.slots.insert(key, self.slot(key, bytes.as_deref()));
                         }
@@ -198,10 +204,14 @@ impl Lane {
             let work = &mut works[place];
             work.left.push(at);
             for key in change.keys() {
-                if let Entry::Vacant(vacant) = work.group.slots.entry(key)
+                // What is to be restored is what is known here: what the store knows must be read.
+                if matches!(change, Change::Restore { .. }) {
+                    work.group.slots.remove(&key);
+                } else if let Entry::Vacant(vacant) = work.group.slots.entry(key)
                     && let Some((expected, record)) = cache.get(&key).and_then(|cached| cached.known.as_ref())
                 {
-                    vacant.insert(slot(*expected, record.clone()));
+                    let read = false;
+                    vacant.insert(slot(*expected, record.clone(), read));
                 }
             }
         }
@@ -241,7 +251,7 @@ impl Lane {
         }
         let reads = asked.iter().map(|worker| Read::Get(Key::Lease(*worker))).collect();
         let found = self.store.read(reads).await?;
-        let judges = self.trust.may_judge();
+        let judges = self.trust.may_judge(self.store.connections());
         for (worker, found) in asked.into_iter().zip(found) {
             alive.insert(worker, !judges || found.bytes().is_some());
         }
@@ -255,7 +265,7 @@ impl Lane {
                 continue;
             };
             slot.expected = version.map_or(Expected::Absent, Expected::Version);
-            slot.changed = false;
+            (slot.changed, slot.read) = (false, true);
         }
         let mut cache = lock(&self.cache);
         for (key, slot) in &work.group.slots {
@@ -267,7 +277,7 @@ impl Lane {
 
     fn slot(&self, key: RecordKey, bytes: Option<&[u8]>) -> Slot {
         let Some((version, bytes)) = bytes.and_then(|b| b.split_first_chunk::<8>()) else {
-            return slot(Expected::Absent, None);
+            return slot(Expected::Absent, None, true);
         };
         let record = match Record::decode(bytes) {
             Ok(record) => Some(Arc::new(record)),
@@ -277,14 +287,15 @@ impl Lane {
                 None
             }
         };
-        slot(Expected::Version(*version), record)
+        slot(Expected::Version(*version), record, true)
     }
 }
 
-fn slot(expected: Expected, record: Option<Arc<Record>>) -> Slot {
+fn slot(expected: Expected, record: Option<Arc<Record>>, read: bool) -> Slot {
     Slot {
         expected,
         record,
+        read,
         changed: false,
         keep_until: Timestamp::default(),
     }
@@ -313,12 +324,23 @@ impl Work {
     fn draft(&mut self, changes: &[Change], know: &Knowledge, asked: &mut Vec<WorkerId>) -> Option<Swap> {
         // After a swap that came too late, everything is applied again.
         self.replies.clear();
+        let mut guessed = Vec::new();
         for at in &self.left {
+            // The rest waits for the next round: a script call that is too long holds up all.
+            if self.group.bytes() > SWAP_BYTES {
+                break;
+            }
             match self.group.apply(&changes[*at], know) {
                 Reply::AskOf(owner) => asked.push(owner),
+                // A copy is thrown away by what the store says, not by what was once known of it.
+                Reply::Met(Meeting::Drop) if self.group.is_guess(&changes[*at]) => guessed.extend(changes[*at].keys()),
                 reply => self.replies.push((*at, reply)),
             }
         }
+        // What is swapped is no guess any more when that is done.
+        self.group
+            .slots
+            .retain(|key, slot| slot.changed || !guessed.contains(key));
         let mut writes = Vec::new();
         for (key, slot) in self.group.slots.iter().filter(|(_, slot)| slot.changed) {
             let version = random().to_be_bytes();

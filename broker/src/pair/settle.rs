@@ -33,16 +33,18 @@ struct Together {
 }
 
 impl Pair {
-    /// Settles; what fails is settled again as a whole, and nothing of it counts twice.
+    /// Settles; what cannot be settled now is settled again, and nothing of it counts twice. Where the
+    /// store does not answer, that is all of it.
     pub(super) async fn settle_all(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
-        self.publish_children(settlements).await?;
         let mut settled = vec![Settled::Done; settlements.len()];
+        self.publish_children(settlements, &mut settled).await?;
 
         // Remember.
         let now = self.store.now();
         let (places, changes): (Vec<usize>, Vec<Change>) = settlements
             .iter()
             .enumerate()
+            .filter(|(at, _)| settled[*at] == Settled::Done)
             .filter_map(|(at, settlement)| Some((at, first_change(settlement)?)))
             .unzip();
         let mut written: HashMap<usize, Written> = HashMap::new();
@@ -70,7 +72,7 @@ impl Pair {
             .filter(|(at, _)| settled[*at] == Settled::Done)
             .filter_map(|(at, settlement)| self.back(at, settlement, now))
             .collect();
-        let bodies = self.release(back).await?;
+        let bodies = self.release(back, &mut settled).await?;
 
         // Write the confirms.
         let (places, changes): (Vec<usize>, Vec<Change>) = settlements
@@ -124,9 +126,9 @@ impl Pair {
 
     /// Children are durable before their parent's end is written; a parent that ended already has
     /// them.
-    async fn publish_children(&self, settlements: &[Settlement]) -> Result<()> {
-        let mut parcels: Vec<Parcel> = Vec::new();
-        for settlement in settlements {
+    async fn publish_children(&self, settlements: &[Settlement], settled: &mut [Settled]) -> Result<()> {
+        let (mut parents, mut parcels) = (Vec::new(), Vec::new());
+        for (at, settlement) in settlements.iter().enumerate() {
             let Verdict::Succeed { fence, children, .. } = &settlement.verdict else {
                 continue;
             };
@@ -135,14 +137,32 @@ impl Pair {
             }
             let entry = self.entry(&settlement.copy).await?;
             if !entry.is_some_and(|e| e.state.is_ended() && e.fence() == *fence) {
+                parents.extend(children.iter().map(|_| at));
                 parcels.extend(children.iter().cloned());
             }
         }
         if parcels.is_empty() {
             return Ok(());
         }
-        let pushed = self.push_all(parcels).await;
-        self.check(pushed)
+        for (at, pushed) in parents.into_iter().zip(self.push_all(parcels).await) {
+            self.note_unpublished(&pushed, &[at], settled);
+        }
+        Ok(())
+    }
+
+    /// What was not published is settled again.
+    fn note_unpublished(&self, pushed: &Pushed, places: &[usize], settled: &mut [Settled]) {
+        if let Pushed::Rejected(why) | Pushed::Unknown(why) = pushed {
+            tracing::warn!(
+                queue = self.queue.place(),
+                why,
+                jobs = places.len(),
+                "not published; tried again"
+            );
+            for at in places {
+                settled[*at] = Settled::Again;
+            }
+        }
     }
 
     /// What goes back into the queue for this settlement.
@@ -203,7 +223,7 @@ impl Pair {
     }
 
     /// Publishes copies, one message for those that may travel together; answers the bytes of each.
-    async fn release(&self, back: Vec<Back>) -> Result<HashMap<usize, bytes::Bytes>> {
+    async fn release(&self, back: Vec<Back>, settled: &mut [Settled]) -> Result<HashMap<usize, bytes::Bytes>> {
         let mut together: Vec<Together> = Vec::new();
         for Back { at, copy, route, with } in back {
             let mate = together
@@ -225,30 +245,20 @@ impl Pair {
         if together.is_empty() {
             return Ok(HashMap::new());
         }
-        let mut bodies = HashMap::new();
-        let mut messages = Vec::new();
+        let (mut bodies, mut places, mut messages) = (HashMap::new(), Vec::new(), Vec::new());
         for message in together {
             // Copies of one delivery have one header and one record, so they go together.
             let parcel = Parcel::several(message.copies).map_err(|e| Error::unreachable("a parcel", e))?;
             let body: bytes::Bytes = parcel.encode().into();
-            bodies.extend(message.places.into_iter().map(|at| (at, body.clone())));
-            messages.push(Outgoing {
-                to: message.route,
-                body,
-            });
+            bodies.extend(message.places.iter().map(|at| (*at, body.clone())));
+            places.push(message.places);
+            let to = message.route;
+            messages.push(Outgoing { to, body });
         }
-        let published = self.queue.publish(messages).await;
-        self.check(published)?;
+        for (places, pushed) in places.iter().zip(self.queue.publish(messages).await) {
+            self.note_unpublished(&pushed, places, settled);
+        }
         Ok(bodies)
-    }
-
-    fn check(&self, published: Vec<Pushed>) -> Result<()> {
-        for pushed in published {
-            if let Pushed::Rejected(why) | Pushed::Unknown(why) = pushed {
-                return Err(Error::unreachable(&self.queue.place(), why));
-            }
-        }
-        Ok(())
     }
 }
 

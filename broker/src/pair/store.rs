@@ -25,7 +25,9 @@ pub(crate) trait Store: Send + Sync + Debug {
     /// Opens a mailbox. [`Mail::Lost`] comes when messages may have been lost.
     fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>>;
     /// Measures the clock and reads which memory this is.
-    fn pulse(&self) -> BoxFuture<'_, Result<Pulse>>;
+    fn pulse(&self) -> BoxFuture<'_, Result<Epoch>>;
+    /// Connections that were made so far; a new one means that the store was away.
+    fn connections(&self) -> u64;
     /// How many shards the keys are spread over.
     fn shards(&self) -> u16;
 }
@@ -40,14 +42,6 @@ pub(crate) struct Epoch {
     pub(crate) memory: Bytes,
     /// The server's boot.
     pub(crate) boot: Bytes,
-}
-
-/// What a pulse tells.
-#[derive(Clone, Debug)]
-pub(crate) struct Pulse {
-    pub(crate) epoch: Epoch,
-    /// Connections that were made so far; a new one means that the store was away.
-    pub(crate) connections: u64,
 }
 
 /// 8 random bytes, drawn by who writes; never a counter, which would repeat after a flush.

@@ -24,9 +24,13 @@ impl Trust {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn may_judge(&self) -> bool {
+    /// `connections` counts those that were made to the store: one that was made since the last beat
+    /// says that the store was away.
+    pub(super) fn may_judge(&self, connections: u64) -> bool {
         let state = self.state();
-        state.doubted.is_none_or(|since| since.elapsed() > limits::LEASE)
+        state.connections == connections
+            && state.beat.is_some_and(|last| last.elapsed() < limits::BEAT * 2)
+            && state.doubted.is_none_or(|since| since.elapsed() > limits::LEASE)
     }
 
     /// A beat arrived. Answers whether the store has another memory than at the last beat.

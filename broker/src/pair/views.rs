@@ -11,7 +11,7 @@ use super::changes::{bucket, places, read_beside};
 use super::control::Rules;
 use super::records;
 use super::store::{Key, Read};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::view::Unreadable;
 use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerView};
 
@@ -146,13 +146,15 @@ impl Pair {
         for state in State::ALL {
             if wants(state) && !matches!(state, State::Queued | State::Running | State::Succeeded) {
                 for shard in 0..self.store.shards() {
-                    self.take_index(&Key::Index(shard, state), filter, &mut seen, &mut page)
+                    self.take_list(&Key::Index(shard, state), 0, filter, &mut seen, &mut page)
                         .await?;
                 }
             }
         }
         let (queues, tasks) = self.names(filter).await?;
-        if wants(State::Queued) || wants(State::Scheduled) {
+        // What was purged lies where it waited: nothing else was written of it.
+        let purged = wants(State::Cancelled) && self.rules().await?.purges();
+        if wants(State::Queued) || wants(State::Scheduled) || purged {
             let lists = |shard, at| {
                 queues
                     .iter()
@@ -221,15 +223,16 @@ impl Pair {
         Ok(page.jobs.len() - before)
     }
 
-    /// Reads one list from its newest end until it has given enough.
-    async fn take_index(
+    /// Reads one list from its newest end, after passing over so many, until it has given enough.
+    async fn take_list(
         &self,
         key: &Key,
+        mut skip: usize,
         filter: &JobFilter,
         seen: &mut HashSet<JobId>,
         page: &mut JobPage,
     ) -> Result<()> {
-        let (mut skip, mut taken) = (0, 0);
+        let mut taken = 0;
         // Most of the newest entries are still in this state.
         let piece = (filter.limit + 1).clamp(50, PIECE);
         while taken <= filter.limit {
@@ -246,7 +249,7 @@ impl Pair {
             let list = found.map(super::store::Found::list).unwrap_or_default();
             let last = list.len() < piece;
             skip += list.len();
-            let ids = list.iter().rev().filter_map(job_id).collect();
+            let ids = list.iter().rev().flat_map(jobs_of).collect();
             taken += self.take(ids, filter, seen, page).await?;
             if last {
                 return Ok(());
@@ -276,13 +279,23 @@ impl Pair {
             if keys.is_empty() {
                 return Ok(());
             }
-            let count = (filter.limit + 1).clamp(PIECE, limits::LIST_SCAN);
-            let reads = keys.into_iter().map(|key| Read::Tail { key, skip: 0, count }).collect();
-            for found in self.store.read(reads).await? {
+            let count = (filter.limit + 1).clamp(50, PIECE);
+            let head = |key: &Key| Read::Tail {
+                key: key.clone(),
+                skip: 0,
+                count,
+            };
+            let reads = keys.iter().map(head).collect();
+            let heads = self.store.read(reads).await?;
+            for (key, found) in keys.into_iter().zip(heads) {
                 let list = found.list();
-                page.complete &= list.len() < count;
                 let ids = list.iter().rev().flat_map(jobs_of).collect();
-                taken += self.take(ids, filter, seen, page).await?;
+                let before = page.jobs.len();
+                self.take(ids, filter, seen, page).await?;
+                if list.len() == count {
+                    self.take_list(&key, count, filter, seen, page).await?;
+                }
+                taken += page.jobs.len() - before;
                 if taken > filter.limit || page.looked_at >= limits::LIST_SCAN {
                     page.complete = false;
                     return Ok(());
@@ -305,6 +318,7 @@ impl Pair {
             views.entry(name.clone()).or_insert_with(|| QueueView {
                 paused: rules.paused(&name),
                 name,
+                trouble: None,
                 queued: 0,
                 scheduled: None,
                 held: 0,
@@ -330,10 +344,15 @@ impl Pair {
                 *newest = at.max(*newest);
             }
         }
-        let depths = self.queue.depths(views.keys().cloned().collect()).await?;
+        let depths = self.depths(views.keys().cloned().collect()).await;
         for (view, depth) in views.values_mut().zip(depths) {
-            view.queued = depth;
-            view.oldest = reached.get(&view.name).copied().filter(|_| depth > 0);
+            match depth {
+                Ok(depth) => {
+                    view.queued = depth;
+                    view.oldest = reached.get(&view.name).copied().filter(|_| depth > 0);
+                }
+                Err(why) => view.trouble = Some(why),
+            }
         }
         for item in self.unreadable().await? {
             let view = views.values_mut().find(|view| view.name.as_str() == item.0);
@@ -342,6 +361,25 @@ impl Pair {
             }
         }
         Ok(views.into_values().collect())
+    }
+
+    /// What waits in each queue, or why it cannot be asked: one that is not as it should be does not
+    /// hide the others.
+    async fn depths(&self, queues: Vec<QueueName>) -> Vec<std::result::Result<u64, String>> {
+        let error = match self.queue.depths(queues.clone()).await {
+            Ok(depths) => return depths.into_iter().map(Ok).collect(),
+            Err(error) => error,
+        };
+        if matches!(error, Error::Unreachable { .. }) {
+            return vec![Err(error.to_string()); queues.len()];
+        }
+        let each = queues
+            .into_iter()
+            .map(async |queue| match self.queue.depths(vec![queue]).await {
+                Ok(depths) => Ok(depths.into_iter().sum()),
+                Err(error) => Err(error.to_string()),
+            });
+        futures_util::future::join_all(each).await
     }
 
     /// Notes of what could not be read, the newest first, with their queues.
@@ -371,11 +409,11 @@ impl Pair {
     }
 }
 
-/// When the present copy came into its queue, as far as the entry tells; parked copies are not in
-/// it.
+/// When the present copy came into its queue, as far as the entry tells. A parked one counts as
+/// there all the time: its next meeting drops it after a purge.
 fn published(entry: &Entry) -> Option<Timestamp> {
-    if entry.parked.is_some() {
-        return Some(Timestamp::from_micros(i64::MAX));
+    if let Some(parked) = &entry.parked {
+        return Some(parked.since);
     }
     let again = entry.notes.last().map(|note| note.ended);
     [Some(entry.enqueued_at), entry.due, again].into_iter().flatten().max()

@@ -1,7 +1,7 @@
 //! The connection: made at first use, dropped at any fault, made again. Nothing waits here for a
 //! server that is away; who asks learns it and asks again.
 
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -52,7 +52,11 @@ pub(super) struct Link {
     /// The store's clock less this machine's, in microseconds.
     offset: AtomicI64,
     /// Whether a task tries to connect for the mailboxes' sake.
-    keeping: std::sync::atomic::AtomicBool,
+    keeping: AtomicBool,
+    /// Whether the server's settings were looked at and found fit.
+    checked: AtomicBool,
+    /// When connecting failed last, and why.
+    last_failure: Mutex<Option<(Instant, String)>>,
     pub(super) io: Io,
 }
 
@@ -84,12 +88,18 @@ impl Link {
             made: AtomicU64::new(0),
             offset: AtomicI64::new(0),
             keeping: false.into(),
+            checked: false.into(),
+            last_failure: Mutex::default(),
             io: Io::start("millhand-redis")?,
         }))
     }
 
     fn wire(&self) -> MutexGuard<'_, Option<Wire>> {
         self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn last_failure(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
+        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn made(&self) -> u64 {
@@ -112,14 +122,25 @@ impl Link {
         if let Some(wire) = self.wire().clone() {
             return Ok(wire);
         }
-        let this = Arc::clone(self);
+        let (this, asked) = (Arc::clone(self), Instant::now());
         self.io
             .run(async move {
                 let _one = this.connecting.lock().await;
                 if let Some(wire) = this.wire().clone() {
                     return Ok(wire);
                 }
-                let wire = this.connect().await?;
+                // Where a try failed while this one waited for it, that is its answer too: a server
+                // that swallows everything costs all who ask one time-out, not one each.
+                if let Some((at, why)) = this.last_failure().clone()
+                    && at > asked
+                {
+                    return Err(Error::unreachable(&this.place, why));
+                }
+                let made = this.connect().await;
+                if let Err(Error::Unreachable { source, .. }) = &made {
+                    *this.last_failure() = Some((Instant::now(), source.to_string()));
+                }
+                let wire = made?;
                 *this.wire() = Some(wire.clone());
                 if wire.number > 1 {
                     tracing::info!(store = this.place, "connected again");
@@ -131,15 +152,21 @@ impl Link {
     }
 
     /// Notes a fault: this connection is used no more.
-    pub(super) fn fault(self: &Arc<Self>, wire: &Wire, error: &dyn std::fmt::Display) {
+    fn fault(self: &Arc<Self>, number: u64, error: &dyn std::fmt::Display) {
         let mut current = self.wire();
-        if current.as_ref().is_none_or(|now| now.number != wire.number) {
+        if current.as_ref().is_none_or(|now| now.number != number) {
             return;
         }
         *current = None;
         drop(current);
         tracing::warn!(store = self.place, %error, "the connection is dropped");
         self.keep();
+    }
+
+    /// Notes what a call on this connection met, and tells it.
+    fn failed(self: &Arc<Self>, number: u64, error: &redis::RedisError) -> Error {
+        self.fault(number, error);
+        self.told(error)
     }
 
     /// As long as somebody reads a mailbox, a connection is made without being asked for.
@@ -183,19 +210,19 @@ impl Link {
             number,
             boot: Bytes::new(),
         };
-        wire.boot = self.greet(&mut wire.connection, number).await?;
+        wire.boot = self.greet(&mut wire.connection).await?;
         for mailbox in self.mailboxes.all() {
             let channel = self.names.channel(mailbox);
             wire.connection.subscribe(channel).await.map_err(|e| self.told(&e))?;
         }
         self.io
             .handle()
-            .spawn(read_pushes(Arc::downgrade(self), wire.clone(), pushed));
+            .spawn(read_pushes(Arc::downgrade(self), number, pushed));
         Ok(wire)
     }
 
     /// Looks at the server before anything is entrusted to it; answers which boot it is.
-    async fn greet(&self, connection: &mut MultiplexedConnection, number: u64) -> Result<Bytes> {
+    async fn greet(&self, connection: &mut MultiplexedConnection) -> Result<Bytes> {
         let told = |e: redis::RedisError| self.told(&e);
         let info: String = cmd("INFO").arg("server").query_async(connection).await.map_err(told)?;
         let field = |name: &str| {
@@ -211,6 +238,10 @@ impl Link {
             return Err(Error::unreachable(&self.place, "it is loading its data"));
         }
         self.swap.load_async(connection).await.map_err(told)?;
+        let asked = Clock::system().now();
+        let (seconds, micros): (i64, i64) = cmd("TIME").query_async(connection).await.map_err(told)?;
+        let store = Timestamp::from_micros(seconds * 1_000_000 + micros);
+        self.heard_time(asked, Clock::system().now(), store);
         let meta = self.names.mark("meta");
         let shards = i64::from(self.names.shards);
         let (version, kept): (i64, i64) = redis::pipe()
@@ -257,8 +288,9 @@ impl Link {
                 format!("its data is spread over {kept} shards, and {shards} are asked for: set shards={kept}");
             return Err(Error::unusable(&self.place, problem));
         }
-        if number == 1 {
+        if !self.checked.load(Ordering::SeqCst) {
             self.check_settings(connection).await?;
+            self.checked.store(true, Ordering::SeqCst);
         }
         Ok(field("run_id").into())
     }
@@ -307,6 +339,11 @@ impl Link {
                 "it is older than Redis 6, which Millhand needs at least".into(),
             );
         }
+        if text.contains("OOM ") {
+            let full =
+                "it is full, and writes nothing until there is room: raise maxmemory, or wait until jobs are forgotten";
+            return Error::unreachable(&self.place, full);
+        }
         Error::unreachable(&self.place, text)
     }
 
@@ -315,10 +352,7 @@ impl Link {
         let mut wire = self.get().await?;
         match build.query_async::<T>(&mut wire.connection).await {
             Ok(answer) => Ok(answer),
-            Err(error) => {
-                self.fault(&wire, &error);
-                Err(self.told(&error))
-            }
+            Err(error) => Err(self.failed(wire.number, &error)),
         }
     }
 
@@ -327,10 +361,7 @@ impl Link {
         let mut wire = self.get().await?;
         match command.query_async::<Value>(&mut wire.connection).await {
             Ok(answer) => Ok(answer),
-            Err(error) => {
-                self.fault(&wire, &error);
-                Err(self.told(&error))
-            }
+            Err(error) => Err(self.failed(wire.number, &error)),
         }
     }
 
@@ -374,10 +405,7 @@ impl Link {
     pub(super) async fn subscribe(self: &Arc<Self>, mailbox: millhand_proto::Mailbox) -> Result<()> {
         let mut wire = self.get().await?;
         let told = wire.connection.subscribe(self.names.channel(mailbox)).await;
-        told.map_err(|error| {
-            self.fault(&wire, &error);
-            self.told(&error)
-        })
+        told.map_err(|error| self.failed(wire.number, &error))
     }
 
     pub(super) async fn unsubscribe(self: &Arc<Self>, mailbox: millhand_proto::Mailbox) {
@@ -385,17 +413,18 @@ impl Link {
         if let Some(mut wire) = wire
             && let Err(error) = wire.connection.unsubscribe(self.names.channel(mailbox)).await
         {
-            self.fault(&wire, &error);
+            self.failed(wire.number, &error);
         }
     }
 }
 
-/// Gives what the server pushes to the mailboxes, for as long as the connection lives.
-async fn read_pushes(link: std::sync::Weak<Link>, wire: Wire, mut pushed: mpsc::UnboundedReceiver<PushInfo>) {
+/// Gives what the server pushes to the mailboxes, for as long as the connection lives: which it does
+/// while anybody has it in hand, so this does not.
+async fn read_pushes(link: std::sync::Weak<Link>, number: u64, mut pushed: mpsc::UnboundedReceiver<PushInfo>) {
     while let Some(push) = pushed.recv().await {
         let Some(link) = link.upgrade() else { return };
         match (push.kind, push.data.as_slice()) {
-            (PushKind::Disconnection, _) => return link.fault(&wire, &"it was closed"),
+            (PushKind::Disconnection, _) => return link.fault(number, &"it was closed"),
             (PushKind::Message, [Value::BulkString(channel), Value::BulkString(payload)]) => {
                 if let Some(mailbox) = link.names.mailbox(channel) {
                     link.mailboxes.received(mailbox, payload);

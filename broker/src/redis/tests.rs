@@ -192,7 +192,7 @@ async fn mailboxes_go_on_after_every_fault_and_say_that_something_may_be_lost() 
 async fn an_epoch_changes_with_every_memory_and_boot() {
     let server = Server::start();
     let store = store(&server);
-    let epoch = async || Store::pulse(&*store).await.unwrap().epoch;
+    let epoch = async || Store::pulse(&*store).await.unwrap();
     let first = epoch().await;
     assert_eq!(epoch().await, first);
     server.flush();

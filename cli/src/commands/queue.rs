@@ -40,7 +40,12 @@ async fn list(client: &Client, ui: &Ui) -> Outcome {
         Format::Json => ui.document(&QueueList::new(&queues, now))?,
         Format::Jsonl => ui.lines(&QueueList::new(&queues, now).items)?,
     }
-    Ok(Exit::Done)
+    let troubled = queues.iter().filter(|queue| queue.trouble.is_some()).count();
+    Ok(match troubled {
+        0 => Exit::Done,
+        all if all == queues.len() => Exit::Unreachable,
+        _ => Exit::Partly,
+    })
 }
 
 fn document(verb: &str, queue: &QueueName) -> ControlJson {
@@ -66,12 +71,11 @@ fn control(ui: &Ui, verb: &str, queue: &QueueName, changed: bool, said: &str) ->
 }
 
 async fn purge(admin: &Admin, queue: QueueName, confirm: &ConfirmArgs, ui: &Ui) -> Outcome {
-    let waiting = admin
-        .queues()
-        .await?
-        .into_iter()
-        .find(|q| q.name == queue)
-        .map_or(0, |q| q.queued);
+    let view = admin.queues().await?.into_iter().find(|q| q.name == queue);
+    if let Some(why) = view.as_ref().and_then(|q| q.trouble.clone()) {
+        return Err(Failure::new(Exit::Unreachable, "store_unreachable", why));
+    }
+    let waiting = view.map_or(0, |q| q.queued);
     super::act::expected(confirm, waiting)?;
     let jobs = plural(waiting, "job");
     if ui.format == Format::Text {
