@@ -15,6 +15,8 @@ mod registry;
 mod settle;
 pub(crate) mod store;
 mod tallies;
+#[cfg(test)]
+mod tests;
 mod trust;
 mod views;
 

@@ -55,10 +55,14 @@ fn refused(result: Result<Vec<Swapped>>) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_that_forgets_by_itself_is_refused_with_the_line_that_mends_it() {
     let server = Server::with(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
-    let said = refused(store(&server).swap(vec![put(1)]).await);
-    assert!(said.contains("CONFIG SET maxmemory-policy noeviction"), "{said}");
+    let store = store(&server);
+    // Again as at the first time.
+    for _ in 0..2 {
+        let said = refused(store.swap(vec![put(1)]).await);
+        assert!(said.contains("CONFIG SET maxmemory-policy noeviction"), "{said}");
+    }
     server.command(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]);
-    assert!(works(&store(&server)).await);
+    assert!(works(&store).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -186,6 +190,35 @@ async fn mailboxes_go_on_after_every_fault_and_say_that_something_may_be_lost() 
         );
         assert!(read(&mut mails).iter().all(|mail| *mail == Mail::Lost));
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_that_is_given_up_is_closed() {
+    let server = Server::start();
+    let store = store(&server);
+    recovers(&store).await;
+    for _ in 0..20 {
+        // The server does not know the script any more, and closes nothing.
+        server.command(&["SCRIPT", "FLUSH"]);
+        assert!(!works(&store).await);
+        recovers(&store).await;
+    }
+    let connected = || {
+        let info = server.command(&["INFO", "clients"]);
+        let line = info
+            .text()
+            .lines()
+            .find_map(|line| line.strip_prefix("connected_clients:"));
+        line.and_then(|count| count.trim().parse::<u32>().ok()).unwrap()
+    };
+    let few = async {
+        // This one, and the one that asks.
+        while connected() > 2 {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let closed = timeout(SOON, few).await;
+    assert!(closed.is_ok(), "{} connections", connected());
 }
 
 #[tokio::test(flavor = "multi_thread")]

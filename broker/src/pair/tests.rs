@@ -1,0 +1,232 @@
+//! Races and losses of memory, forced between the pair's own steps on a real Redis.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millhand_proto::protocol::{End, Meeting, Situation};
+use millhand_proto::{
+    Core, Fence, JobCopy, JobId, Leaving, Payload, QueueName, Receipt, Record, State, Successor, TaskName, Timestamp,
+    WorkerId,
+};
+use millhand_servers::Redis as Server;
+use tokio::task::block_in_place;
+
+use super::Pair;
+use super::changes::{Change, Reply};
+use super::records::{self, Records};
+use super::store::{Key, Read, Store};
+use super::trust::Trust;
+use crate::backend::{Acted, Control};
+use crate::io::Io;
+use crate::rabbitmq::RabbitMq;
+use crate::redis::Redis;
+use crate::view::WorkerBeat;
+
+/// A process's door to the records of a store.
+struct Side {
+    store: Arc<dyn Store>,
+    records: Records,
+    _io: Io,
+}
+
+impl Side {
+    fn of(server: &Server) -> Self {
+        let store: Arc<dyn Store> = Redis::new(&server.url(), server.url(), "tests", 1).unwrap();
+        let io = Io::start("tests").unwrap();
+        let records = Records::new(&store, &Arc::<Trust>::default(), &io);
+        Self {
+            store,
+            records,
+            _io: io,
+        }
+    }
+
+    async fn change(&self, change: Change) -> Reply {
+        self.records.one(change).await.unwrap()
+    }
+
+    async fn claim(&self, copy: &JobCopy) -> Fence {
+        let copy = copy.clone();
+        let situation = Situation {
+            worker: worker(),
+            owner_alive: false,
+            running_here: false,
+            not_understood: None,
+            hard_limit: None,
+            token: 9,
+            now: Timestamp::default(),
+        };
+        let purged = None;
+        let claim = Change::Claim {
+            copy,
+            situation,
+            purged,
+        };
+        match self.change(claim).await {
+            Reply::Met(Meeting::Run { fence, .. }) => fence,
+            other => panic!("it should run: {other:?}"),
+        }
+    }
+
+    async fn succeed(&self, copy: &JobCopy, fence: Fence) {
+        let end = Change::End {
+            copy: copy.clone(),
+            fence,
+            end: End::Succeeded(Some(Payload::json("1").unwrap())),
+            big: None,
+            receipt: Receipt::default(),
+        };
+        self.change(end).await;
+    }
+
+    /// Decides a successor, as it was published, and confirms it.
+    async fn leave(&self, copy: &JobCopy, fence: Option<Fence>, why: Leaving) {
+        let (copy, due) = (copy.clone(), Timestamp::from_micros(1));
+        let successor = Successor { why, due };
+        let leave = Change::Leave {
+            copy: copy.clone(),
+            fence,
+            successor,
+            reason: None,
+            note: None,
+            receipt: None,
+        };
+        self.change(leave).await;
+        let published = successor;
+        let body = None;
+        self.change(Change::Confirm { copy, published, body }).await;
+    }
+
+    async fn record(&self, copy: &JobCopy, hand: u32) -> Option<Record> {
+        let key = copy.id().record_at(hand);
+        let found = self.store.read(vec![Read::Get(Key::Record(key))]).await.unwrap().pop();
+        records::decode(found.unwrap())
+    }
+
+    /// The state of the job's entry where this hand lives, and whether it is moved.
+    async fn entry(&self, copy: &JobCopy, hand: u32) -> Option<(State, bool)> {
+        let entry = self.record(copy, hand).await?.entries.pop()?;
+        Some((entry.state, entry.moved))
+    }
+
+    /// What happens after the store was found to have forgotten.
+    async fn restore(&self) {
+        for (key, record) in self.records.written() {
+            self.change(Change::Restore { key, record }).await;
+        }
+    }
+}
+
+fn worker() -> WorkerId {
+    WorkerId::from_random([1; 16])
+}
+
+fn copy(hand: u32) -> JobCopy {
+    let now = crate::clock::Clock::system().now();
+    let (task, queue) = (TaskName::new("t").unwrap(), QueueName::new("q").unwrap());
+    let mut copy = JobCopy::first(Core::new(JobId::minted(now, 7, 0), task, queue, now));
+    copy.hop.hand = hand;
+    copy
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_held_is_written_again_where_the_store_forgot_it() {
+    let server = Server::start();
+    let side = Side::of(&server);
+    let copy = copy(0);
+    side.records.hold(copy.id().record_at(0), None);
+    side.claim(&copy).await;
+    server.flush();
+    assert_eq!(side.entry(&copy, 0).await, None);
+    side.restore().await;
+    assert_eq!(side.entry(&copy, 0).await, Some((State::Running, false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_is_written_again_where_the_store_went_back_to_the_run() {
+    let server = Server::start();
+    let (side, other) = (Side::of(&server), Side::of(&server));
+    let copy = copy(0);
+    side.records.hold(copy.id().record_at(0), None);
+    let fence = side.claim(&copy).await;
+    let before = side.record(&copy, 0).await.unwrap();
+    side.succeed(&copy, fence).await;
+    server.flush();
+    let key = copy.id().record_at(0);
+    let record = Arc::new(before);
+    other.change(Change::Restore { key, record }).await;
+    assert_eq!(side.entry(&copy, 0).await, Some((State::Running, false)));
+    side.restore().await;
+    assert_eq!(side.entry(&copy, 0).await, Some((State::Succeeded, false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_that_a_worker_overtakes_leaves_the_death_behind() {
+    let server = Server::start();
+    let (operator, other) = (Side::of(&server), Side::of(&server));
+    let (dead, next) = {
+        let copy = copy(0);
+        let mut next = copy.clone();
+        next.hop.hand = 1;
+        (copy, next)
+    };
+    other.leave(&dead, None, Leaving::Death).await;
+    let fence = other.claim(&next).await;
+    let id = dead.id();
+    let retried = || Change::Retried {
+        id,
+        copy: dead.clone(),
+        hand: 0,
+    };
+    assert_eq!(operator.change(retried()).await, Reply::Acted(Acted::Done));
+    assert_eq!(other.entry(&dead, 0).await, Some((State::Dead, true)));
+    assert_eq!(other.entry(&dead, 1).await, Some((State::Running, false)));
+    // Also when it has died again by then: that death has been retried by nobody.
+    other.leave(&next, Some(fence), Leaving::Death).await;
+    operator.change(retried()).await;
+    assert_eq!(other.entry(&dead, 1).await, Some((State::Dead, false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancel_finds_the_job_where_it_has_moved() {
+    let server = Server::start();
+    let (client, other) = (Side::of(&server), Side::of(&server));
+    let copy = copy(0);
+    let id = copy.id();
+    let fence = other.claim(&copy).await;
+    // The client has both records as they were while the job ran.
+    for hand in 0..2 {
+        client.records.hold(id.record_at(hand), None);
+    }
+    let (queue, reason) = (QueueName::new("q").unwrap(), String::new());
+    client.change(Change::Unreadable { id, queue, reason }).await;
+    other.leave(&copy, Some(fence), Leaving::Retry).await;
+    assert_eq!(client.change(Change::Cancel { id }).await, Reply::Acted(Acted::Done));
+    assert_eq!(other.entry(&copy, 0).await.map(|(_, moved)| moved), Some(true));
+    assert_eq!(other.entry(&copy, 1).await, Some((State::Cancelled, false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pauses_outlive_a_store_that_starts_empty() {
+    let server = Server::start();
+    let store = Redis::new(&server.url(), server.url(), "tests", 1).unwrap();
+    let nowhere = "amqp://127.0.0.1:1";
+    let pair = Pair::new(RabbitMq::new(nowhere, nowhere.into(), "tests").unwrap(), store).unwrap();
+    pair.hear().await.unwrap();
+    let queue = QueueName::new("q").unwrap();
+    let beat = || WorkerBeat::new(worker(), Timestamp::default(), vec![queue.clone()]);
+    assert_eq!(pair.beat_once(beat()).await.unwrap(), []);
+    pair.control_queue(Control::Pause(queue.clone())).await.unwrap();
+    block_in_place(|| server.wipe_and_restart());
+    let again = async {
+        loop {
+            match pair.beat_once(beat()).await {
+                Ok(paused) => return paused,
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        }
+    };
+    let paused = tokio::time::timeout(Duration::from_secs(20), again).await.unwrap();
+    assert_eq!(paused, [queue]);
+}
