@@ -80,16 +80,31 @@ struct Server {
     url: String,
     place: String,
     own: Vec<(String, String)>,
+    /// Of all its parameters.
+    names: Vec<String>,
 }
+
+/// The parameters of the broker's URL; all but the first are lapin's.
+const OF_BROKER: &[&str] = &[
+    "ns",
+    "heartbeat",
+    "connection_timeout",
+    "channel_max",
+    "frame_max",
+    "auth_mechanism",
+];
+/// The parameters of the store's URL.
+const OF_STORE: &[&str] = &["ns", "shards"];
 
 impl Server {
     /// Takes `?ns=` and `?shards=` off, which the client libraries do not know.
     fn of(url: &str) -> Self {
         let (address, query) = url.split_once('?').unwrap_or((url, ""));
         let mut own = Vec::new();
-        let mut theirs = Vec::new();
+        let (mut theirs, mut names) = (Vec::new(), Vec::new());
         for part in query.split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
+            names.push(name.to_owned());
             if matches!(name, "ns" | "shards") {
                 own.push((name.to_owned(), value.to_owned()));
             } else {
@@ -104,6 +119,7 @@ impl Server {
             url: format!("{address}{mark}{}", theirs.join("&")),
             place: format!("{scheme}://{host}"),
             own,
+            names,
         }
     }
 
@@ -151,10 +167,15 @@ impl BackendUrl {
                 false,
                 "Redis remembers, it does not carry: the broker must be amqp://HOST, and this its store",
             )),
-            (_, Some(("redis", store))) => Err(wrong(
+            ("sqlite" | "memory", Some(("redis", store))) => Err(wrong(
                 store,
                 true,
                 "Redis is the store of RabbitMQ: the broker must be amqp://HOST",
+            )),
+            (_, Some(("redis", _))) => Err(wrong(
+                broker,
+                false,
+                "with a store at redis://HOST it must be amqp://HOST",
             )),
             (_, None) => broker.parse(),
             (_, Some((_, store))) => {
@@ -179,6 +200,24 @@ impl BackendUrl {
             if server.place.ends_with("://") {
                 return Err(wrong(of_store, "it names no host".into()));
             }
+            let known = if of_store { OF_STORE } else { OF_BROKER };
+            if let Some(name) = server.names.iter().find(|name| !known.contains(&name.as_str())) {
+                let name = name.chars().take(40).collect::<String>();
+                let known = known.join(", ");
+                return Err(wrong(
+                    of_store,
+                    format!("there is no parameter {name:?}; there are {known}"),
+                ));
+            }
+        }
+        let escapes = "in a password, @ is written %40, / %2F and % %25";
+        if at_broker.url.parse::<lapin::uri::AMQPUri>().is_err() {
+            let problem = format!("it is no amqp://USER:PASSWORD@HOST:PORT/VHOST; {escapes}");
+            return Err(wrong(false, problem));
+        }
+        if redis::IntoConnectionInfo::into_connection_info(at_store.url.as_str()).is_err() {
+            let problem = format!("it is no redis://USER:PASSWORD@HOST:PORT/DB; {escapes}");
+            return Err(wrong(true, problem));
         }
         let namespace = match (at_broker.own("ns"), at_store.own("ns")) {
             (Some(a), Some(b)) if a != b => {
@@ -298,6 +337,11 @@ mod tests {
             ("redis://u:canary@b", "redis://b", false),
             ("amqps://u:canary@b", "redis://b", false),
             ("amqp://", "redis://b", false),
+            ("http://u:canary@a", "redis://b", false),
+            ("amqp://u:canary@a?shards=4", "redis://b", false),
+            ("amqp://u:canary@a", "redis://b?shard=64", true),
+            ("amqp://u:canary@a:abc", "redis://b", false),
+            ("amqp://u:canary@a", "redis://u:canary@b:abc", true),
         ] {
             let error = both(broker, store).unwrap_err();
             assert_eq!(error.is_of_store(), of_store, "{error}");

@@ -216,7 +216,7 @@ pub(crate) struct EnqueueArgs {
     #[arg(long, value_name = "ID")]
     pub(crate) id: Option<String>,
     /// Start after this duration, or at this RFC 3339 time
-    #[arg(long, value_name = "WHEN", value_parser = times::when)]
+    #[arg(long, visible_aliases = ["in", "at"], value_name = "WHEN", value_parser = times::when)]
     pub(crate) delay: Option<When>,
     /// Expire after this duration, or at this RFC 3339 time, if it has not started
     #[arg(long, value_name = "WHEN", value_parser = times::when)]

@@ -137,7 +137,10 @@ fn place(global: &Global) -> Outcome<Option<BackendUrl>> {
     if broker.is_none() && store.is_none() {
         return Ok(None);
     }
-    let url = BackendUrl::of(broker.unwrap_or_default(), store);
+    // Beside a broker that needs one, a store that is set elsewhere is meant.
+    let set = std::env::var("MILLHAND_STORE").ok();
+    let needed = broker.is_some_and(|broker| broker.starts_with("amqp"));
+    let url = BackendUrl::of(broker.unwrap_or_default(), store.or(set.as_deref().filter(|_| needed)));
     let wrong = |e: millhand_broker::UrlError| {
         let flag = if e.is_of_store() { "--store" } else { "--broker" };
         Failure::usage(format!("{flag}: {}", e.problem()))

@@ -156,7 +156,7 @@ impl From<EnqueueError> for Failure {
                 format!("nobody can say whether job {id} was enqueued: {why}"),
             )
             .hint(format!("enqueue it again with --id {id}: an id is one job")),
-            error => Self::new(Exit::Failed, "rejected", error.to_string()),
+            error => Self::new(Exit::Unreachable, "rejected", error.to_string()),
         }
     }
 }

@@ -523,8 +523,10 @@ mod tests {
         QUEUE    QUEUED  SCHEDULED  HELD  OLDEST  PAUSED
         default  12,410          3     4   1h01m       -
         mail          0          3     4       -   1m00s
+        odd           ?          3     4       -       -
 
         mail: unreadable at 2031-02-03T04:04:56.789Z, 19.5 KiB: values nest deeper\u{1b} than 64 levels
+        odd: not asked: queue mh.main.1.q.odd.normal has other arguments
         "#);
     }
 }

@@ -613,6 +613,13 @@ mod tests {
                   "size_bytes": 20000
                 }
               ]
+            },
+            {
+              "name": "odd",
+              "queued": null,
+              "trouble": "queue mh.main.1.q.odd.normal has other arguments",
+              "scheduled": 3,
+              "held": 4
             }
           ]
         }

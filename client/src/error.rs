@@ -79,8 +79,9 @@ pub enum EnqueueError {
     /// The job itself is wrong: mend it. Nothing was sent.
     #[error(transparent)]
     Invalid(#[from] InvalidJob),
-    /// The back end refused it; it is not there and never will be.
-    #[error("job {id} was refused: {why}")]
+    /// The back end did not take it, or could not be reached in time; it is not there and never will
+    /// be.
+    #[error("job {id} was not enqueued: {why}")]
     Rejected {
         /// The job.
         id: JobId,

@@ -204,6 +204,9 @@ impl Link {
             let trouble = match made {
                 Ok(wire) => {
                     self.state.send_modify(|state| {
+                        if state.trouble.is_some() {
+                            tracing::info!(broker = %self.place, connection = self.name, "connected again");
+                        }
                         state.tries += 1;
                         state.wire = Some(Arc::clone(&wire));
                         state.trouble = None;

@@ -1,5 +1,6 @@
 //! `millhand worker`
 
+use std::path::Path;
 use std::str::FromStr;
 
 use millhand_proto::{QueueName, RetryWish, TaskName, TimeLimits};
@@ -34,7 +35,16 @@ pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
         }
         let memory = millhand_broker::open(&millhand_broker::BackendUrl::Memory)?;
         build(memory, &settings).check().map_err(|e| refused(&e))?;
-        ui.note(&format!("settings are right: {}", summary(&settings)));
+        for (name, task) in &settings.tasks {
+            if let Some(program) = task.command.first().filter(|program| !is_program(program)) {
+                let problem = format!("tasks.{name}.command: there is no program {program:?} that can be run");
+                return Err(refused(&problem).hint("name it by its path, or put its folder into PATH"));
+            }
+        }
+        ui.note(&format!(
+            "settings are right: {}; servers were not asked",
+            summary(&settings)
+        ));
         return Ok(Exit::Done);
     }
     let worker = build(millhand_broker::open(&settings.broker)?, &settings);
@@ -61,6 +71,20 @@ pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
         Err(WorkerError::Backend(error)) => Err(error.into()),
         Err(error) => Err(Failure::new(Exit::Failed, "worker", error.to_string())),
     }
+}
+
+/// Whether it can be run from here: by its path, or from a folder in PATH.
+fn is_program(name: &str) -> bool {
+    use std::os::unix::fs::PermissionsExt as _;
+    let runs = |path: &Path| {
+        path.metadata()
+            .is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0)
+    };
+    if name.contains('/') {
+        return runs(Path::new(name));
+    }
+    let folders = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&folders).any(|folder| runs(&folder.join(name)))
 }
 
 fn build(backend: std::sync::Arc<dyn millhand_broker::Backend>, settings: &Settings) -> Worker {
