@@ -189,6 +189,18 @@ fn servers_that_are_away_are_named_and_no_secret_is_told() {
     let args = |broker: &'static str, store: &'static str| ["queue", "list", "--broker", broker, "--store", store];
     let (_, err) = place.expect(5, &args("amqp://ana:canary@127.0.0.1:1", "redis://:canary@127.0.0.1:1"));
     assert!(err.contains("127.0.0.1:1") && !err.contains("canary"), "{err}");
+    let away = [
+        "--broker",
+        "amqp://ana:canary@127.0.0.1:1",
+        "--store",
+        "redis://:canary@127.0.0.1:1",
+    ];
+    let (_, err) = place.expect(5, &[&["enqueue", "wordcount"], &away[..]].concat());
+    assert!(
+        err.contains("has not taken it yet") && err.contains("was not enqueued"),
+        "{err}"
+    );
+    assert!(!err.contains("canary"), "{err}");
     let (_, err) = place.expect(2, &args("amqp://ana:canary@h", "sqlite:a.db"));
     assert!(err.contains("redis://HOST") && !err.contains("canary"), "{err}");
 }

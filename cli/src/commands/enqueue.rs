@@ -15,6 +15,9 @@ use crate::show;
 use crate::times::When;
 use crate::views::{EnqueueJson, raw};
 
+/// After this long without an answer, that is said.
+const PATIENCE: Duration = Duration::from_secs(2);
+
 /// How long a wait without a limit lasts: longer than a process lives.
 pub(super) const FOR_EVER: Duration = Duration::from_secs(10 * 366 * 86_400);
 
@@ -30,7 +33,15 @@ pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome 
         .into_core(JobId::given("check"), Clock::system().now(), None, None)
         .map_err(EnqueueError::Invalid)?;
     let client = super::client(&settings, true)?;
-    let id = client.enqueue_raw(job).await?;
+    let mut enqueued = std::pin::pin!(client.enqueue_raw(job));
+    let id = match tokio::time::timeout(PATIENCE, &mut enqueued).await {
+        Ok(enqueued) => enqueued?,
+        Err(_) => {
+            let place = client.backend().facts().place;
+            ui.note(&format!("{place} has not taken it yet; it is tried for up to 20 s"));
+            enqueued.await?
+        }
+    };
     let Some(timeout) = wait else {
         client.close().await;
         match ui.format {
