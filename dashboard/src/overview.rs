@@ -59,6 +59,7 @@ impl Parts {
             count: plural(count as u64, "problem"),
             problems,
             checks: checks::CHECKS,
+            reading: moment.day.percent(),
             at: say::clock(moment.at),
         };
         let mut list = vec![
@@ -111,14 +112,16 @@ impl Window {
         };
         for minutes in range.buckets(moment.at) {
             let mut bucket = Numbers::default();
-            for tally in moment.tallies(minutes) {
-                let (queue, task) = (tally.queue.clone(), tally.task.clone());
-                window.queues.entry(queue.clone()).or_default().merge(&tally.numbers);
-                window.tasks.entry((queue, task)).or_default().merge(&tally.numbers);
+            for tally in moment.day.tallies(minutes) {
+                let of = (tally.queue.clone(), tally.task.clone());
+                window.tasks.entry(of).or_default().merge(&tally.numbers);
                 bucket.merge(&tally.numbers);
             }
             window.all.merge(&bucket);
             window.buckets.push(bucket);
+        }
+        for ((queue, _), numbers) in &window.tasks {
+            window.queues.entry(queue.clone()).or_default().merge(numbers);
         }
         window
     }
@@ -130,6 +133,8 @@ struct Verdict {
     count: String,
     problems: Vec<Problem>,
     checks: usize,
+    /// How much of the day is read, in percent, until all is.
+    reading: Option<usize>,
     at: String,
 }
 
