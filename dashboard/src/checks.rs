@@ -278,6 +278,17 @@ mod tests {
     }
 
     #[test]
+    fn failures_without_bounds_are_compared_all_the_same() {
+        let sum = |failed, attempts| Sum {
+            failed,
+            attempts,
+            dead: 0,
+        };
+        assert!(sum(u64::MAX, u64::MAX).is_graver_than(sum(0, 1)));
+        assert!(!sum(1, u64::MAX).is_graver_than(sum(u64::MAX, u64::MAX)));
+    }
+
+    #[test]
     fn a_forgotten_pause_and_unreadable_messages_are_problems() {
         let unreadable = Unreadable {
             at: ago(5),

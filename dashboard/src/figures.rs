@@ -6,7 +6,6 @@ use std::time::Duration;
 
 use millhand_broker::{Error, JobFilter, JobView, QueueView, WorkerView};
 use millhand_client::Client;
-use millhand_proto::words::human;
 use millhand_proto::{JobId, State, Timestamp};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
@@ -66,7 +65,7 @@ pub(crate) enum Trouble {
     #[error("{0}")]
     Failed(String),
     /// It did not answer.
-    #[error("{place} did not answer within {}", human(PATIENCE), place = .0)]
+    #[error("{place} did not answer within {} s", PATIENCE.as_secs(), place = .0)]
     Silent(String),
 }
 

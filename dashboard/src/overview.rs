@@ -525,7 +525,7 @@ fn telling(error: &str) -> &str {
 
 struct DeadRow<'m> {
     view: &'m JobView,
-    reason: &'m str,
+    reason: String,
     error: String,
     ago: String,
     at: String,
@@ -547,7 +547,7 @@ impl<'m> Dead<'m> {
             let ended = entry.ended.unwrap_or(entry.enqueued_at);
             DeadRow {
                 view,
-                reason: entry.reason.as_deref().unwrap_or_default(),
+                reason: clean(entry.reason.as_deref().unwrap_or_default(), false),
                 error: clean(&error.chars().take(160).collect::<String>(), false),
                 ago: say::age(ended, moment.at),
                 at: say::iso(ended),
@@ -563,6 +563,16 @@ impl<'m> Dead<'m> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn a_reason_cannot_turn_the_text_around() {
+        let view = crate::job::tests::dead("a\u{202e}b").await;
+        let mut moment = Moment::empty(view.entry.enqueued_at);
+        moment.dead = vec![view].into();
+        let parts = Parts::of(&moment, Range::Hour);
+        assert!(parts.get("dead").contains("nothing"));
+        assert!(!parts.get("dead").contains('\u{202e}'));
+    }
 
     #[test]
     fn an_error_is_told_by_the_line_that_says_what_it_is() {

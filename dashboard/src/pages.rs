@@ -10,7 +10,7 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
-use millhand_proto::JobId;
+use millhand_proto::{JobId, limits};
 use serde::Deserialize;
 
 use crate::figures::{Figures, Trouble};
@@ -248,7 +248,11 @@ async fn job(State(site): State<Site>, Path(text): Path<String>) -> Response {
     match site.figures.job(id).await {
         Err(trouble) => trouble.answer(),
         Ok((None, _)) => Message::new("Unknown job", "Nothing is known of a job with this id.")
-            .hint("It may have been forgotten: a succeeded job is remembered for 1 day, any other for 7 days after its end.")
+            .hint(format!(
+                "It may have been forgotten: a succeeded job is remembered for {}, any other for {} after its end.",
+                say::days(limits::KEEP_SUCCEEDED),
+                say::days(limits::KEEP_OTHERS)
+            ))
             .hint("It may have been dropped by an operator, or never have been enqueued here.")
             .hint("Where queue and store are two servers, a job may be waiting in the queue although the store has lost its memory of it; it will run.")
             .looked_for(id.to_string())
