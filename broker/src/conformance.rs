@@ -114,7 +114,7 @@ pub fn table(facts: &[Facts]) -> String {
     page.push_str("\n|---|");
     page.push_str(&"---|".repeat(facts.len()));
     type Say = fn(&Facts) -> String;
-    let rows: [(&str, Say); 6] = [
+    let rows: [(&str, Say); 7] = [
         ("accepted jobs outlive the process", |f| {
             if f.durable { "yes".into() } else { "no".into() }
         }),
@@ -148,6 +148,9 @@ pub fn table(facts: &[Facts]) -> String {
             } else {
                 "is answered \"unknown\"".into()
             }
+        }),
+        ("a queue's length and a purge count", |f| {
+            format!("{}s", f.counts.word())
         }),
     ];
     for (name, say) in rows {

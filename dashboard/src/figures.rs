@@ -4,7 +4,7 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use millhand_broker::{Error, JobFilter, JobView, QueueView, WorkerView};
+use millhand_broker::{Counts, Error, JobFilter, JobView, QueueView, WorkerView};
 use millhand_client::Client;
 use millhand_proto::{JobId, State, Timestamp};
 use tokio::sync::Mutex;
@@ -29,6 +29,8 @@ pub(crate) struct Moment {
     pub(crate) at: Timestamp,
     pub(crate) place: String,
     pub(crate) queues: Vec<QueueView>,
+    /// What is counted in queues.
+    pub(crate) counts: Counts,
     pub(crate) workers: Vec<WorkerView>,
     pub(crate) dead: Arc<[JobView]>,
     /// The numbers of the last day, as far as they are read.
@@ -45,6 +47,7 @@ impl Moment {
             at,
             place: String::new(),
             queues: Vec::new(),
+            counts: Counts::Jobs,
             workers: Vec::new(),
             dead: Arc::default(),
             day: Day::of(millhand_proto::Tally::minute_of(at), Vec::new()),
@@ -145,9 +148,11 @@ impl Figures {
         let (queues, workers, day, dead) =
             tokio::try_join!(admin.queues(), admin.workers(), self.history.look(at), dead)?;
         kept.dead = Some(dead.clone());
+        let facts = self.client.backend().facts();
         Ok(Moment {
             at,
-            place: self.place(),
+            place: facts.place,
+            counts: facts.counts,
             queues,
             workers,
             dead: dead.1,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use askama::Template;
 use askama::filters::HtmlSafe;
-use millhand_broker::{JobView, QueueView, WorkerView};
+use millhand_broker::{Counts, JobView, QueueView, WorkerView};
 use millhand_proto::words::{clean, plural};
 use millhand_proto::{Count, Histogram, Numbers, QueueName, State, TaskName};
 
@@ -138,6 +138,14 @@ struct Verdict {
     at: String,
 }
 
+/// What stands over a number of what waits: jobs, unless it says otherwise.
+pub(crate) const fn queued_head(counts: Counts) -> &'static str {
+    match counts {
+        Counts::Jobs => "Queued",
+        Counts::Messages => "Queued messages",
+    }
+}
+
 /// A number with its name, and what it is of.
 struct Tile {
     name: &'static str,
@@ -180,13 +188,16 @@ impl Tiles {
         };
         let tiles = vec![
             Tile {
-                name: "Queued",
+                name: queued_head(moment.counts),
                 value: say::count(queued),
                 note: oldest.map_or_else(
                     || "none waits".into(),
                     |at| format!("oldest {}", say::age(at, moment.at)),
                 ),
-                title: format!("{queued} jobs are due and wait, in all queues"),
+                title: format!(
+                    "{} due and waiting, in all queues",
+                    plural(queued, moment.counts.word())
+                ),
                 spark: None,
             },
             Tile {

@@ -17,7 +17,7 @@ use crate::figures::{Figures, Trouble};
 use crate::guard::{self, Hosts};
 use crate::job::Job;
 use crate::live::Live;
-use crate::overview::{Parts, Plot};
+use crate::overview::{Parts, Plot, queued_head};
 use crate::range::Range;
 use crate::say;
 
@@ -134,6 +134,7 @@ impl Trouble {
 #[template(path = "overview.html")]
 struct Overview<'m> {
     range: Range,
+    queued: &'static str,
     parts: &'m Parts,
 }
 
@@ -172,7 +173,12 @@ async fn overview(State(site): State<Site>, look: Asked<Look>) -> Response {
         Err(trouble) => trouble.answer(),
         Ok(moment) => {
             let parts = moment.parts(range);
-            let body = Overview { range, parts: &parts }.render().unwrap_or_default();
+            let queued = queued_head(moment.counts);
+            let body = Overview {
+                range,
+                queued,
+                parts: &parts,
+            };
             page(
                 StatusCode::OK,
                 &Page {
@@ -181,7 +187,7 @@ async fn overview(State(site): State<Site>, look: Asked<Look>) -> Response {
                     place: Some(&moment.place),
                     at: Some(say::clock(moment.at)),
                     live: Some(range),
-                    body,
+                    body: body.render().unwrap_or_default(),
                 },
             )
         }

@@ -25,7 +25,7 @@ impl Fleet {
     /// The long form is as big as a fleet is.
     fn of_this_run() -> Self {
         let is_long = std::env::var_os("MILLHAND_LONG").is_some();
-        let (tasks, spread) = if is_long { (60, 40) } else { (10, 1) };
+        let (tasks, spread) = if is_long { (60, 40) } else { (20, 1) };
         Self { tasks, spread }
     }
 
