@@ -65,6 +65,7 @@ impl History {
 
 impl Shared {
     async fn read(self: Arc<Self>, client: Client) {
+        self.looked.notified().await;
         let mut last = Instant::now();
         loop {
             let unknown = self.day.borrow().unknown();
