@@ -101,6 +101,11 @@ async fn a_day_of_a_fleet_is_read_piece_by_piece() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
     eprintln!("read in {:?}, {} MiB", start.elapsed(), peak());
+    // Pages within a second show the same moment.
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let asked = Instant::now();
+    assert_eq!(percent(&site.get("/?range=24h").await.body), None);
+    eprintln!("then a page in {:?}", asked.elapsed());
     assert!(looks > 1, "the first page came before the whole day was read");
     assert!(peak() < MOST, "{} MiB", peak());
     // Nothing is missing, and nothing is there twice; a quarter of an hour may end meanwhile.

@@ -6,6 +6,7 @@ use askama::Template;
 use millhand_broker::QueueView;
 use millhand_proto::{Numbers, QueueName};
 
+use super::queued_head;
 use super::window::Window;
 use crate::checks;
 use crate::figures::Moment;
@@ -28,6 +29,8 @@ struct QueueRow {
 #[template(path = "queues.html")]
 pub(super) struct Queues {
     rows: Vec<QueueRow>,
+    /// What stands beside a number of what waits, where there is no head.
+    label: String,
 }
 
 impl Queues {
@@ -58,6 +61,7 @@ impl Queues {
             }
         };
         Self {
+            label: queued_head(moment.counts).to_lowercase(),
             rows: all.into_iter().map(row).collect(),
         }
     }

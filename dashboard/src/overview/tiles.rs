@@ -64,10 +64,11 @@ impl Tiles {
             Tile {
                 name: queued_head(moment.counts),
                 value: say::count(queued),
-                note: oldest.map_or_else(
-                    || "none waits".into(),
-                    |at| format!("oldest {}", say::age(at, moment.at)),
-                ),
+                note: match oldest {
+                    Some(at) => format!("oldest {}", say::age(at, moment.at)),
+                    None if queued == 0 => "none waits".into(),
+                    None => format!("oldest {}", say::UNKNOWN),
+                },
                 title: format!(
                     "{} due and waiting, in all queues",
                     plural(queued, moment.counts.word())
