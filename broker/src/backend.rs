@@ -36,6 +36,28 @@ pub struct Facts {
     pub keeps_waiting_arguments: bool,
     /// Whether a cancel of a job that was never seen stands, since its copy may still come.
     pub cancels_strangers: bool,
+    /// What a queue's length and a purge count: jobs, or only the messages that they travel in.
+    pub counts: Counts,
+}
+
+/// What is counted where jobs wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Counts {
+    /// Every job.
+    Jobs,
+    /// Messages: jobs that were enqueued together may travel in one.
+    Messages,
+}
+
+impl Counts {
+    /// The word for one of them.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Jobs => "job",
+            Self::Messages => "message",
+        }
+    }
 }
 
 /// What became of a pushed parcel.
@@ -259,7 +281,7 @@ pub enum Control {
 pub struct Controlled {
     /// Whether anything changed.
     pub changed: bool,
-    /// Jobs that were purged.
+    /// Jobs that were purged, or messages: see [`Facts::counts`].
     pub jobs: usize,
     /// Whether more may be waiting: a purge takes a bounded piece at a time.
     pub more: bool,

@@ -114,7 +114,7 @@ pub fn table(facts: &[Facts]) -> String {
     page.push_str("\n|---|");
     page.push_str(&"---|".repeat(facts.len()));
     type Say = fn(&Facts) -> String;
-    let rows: [(&str, Say); 6] = [
+    let rows: [(&str, Say); 7] = [
         ("accepted jobs outlive the process", |f| {
             if f.durable { "yes".into() } else { "no".into() }
         }),
@@ -148,6 +148,9 @@ pub fn table(facts: &[Facts]) -> String {
             } else {
                 "is answered \"unknown\"".into()
             }
+        }),
+        ("a queue's length and a purge count", |f| {
+            format!("{}s", f.counts.word())
         }),
     ];
     for (name, say) in rows {
@@ -532,7 +535,7 @@ async fn a_snooze_counts_no_attempt(backend: Arc<dyn Backend>) {
     let job = push_one(&backend, 1).await;
     let delivery = next(&mut consumer).await;
     let fence = run(&backend, &delivery, worker(1), 1).await;
-    let (now, wait) = (backend.now(), Duration::from_millis(200));
+    let (now, wait) = (backend.now(), Duration::from_secs(2));
     settle(&backend, &delivery, leave(fence, Leaving::Snooze, now.plus(wait), now)).await;
     assert_eq!(state(&backend, job).await, Some(State::Scheduled));
     pass(&backend, wait).await;

@@ -24,8 +24,8 @@ mod url;
 mod view;
 
 pub use backend::{
-    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Delivery, DeliveryId, Facts, Flow, Looked,
-    Mail, Pending, Pushed, Rebuilt, Release, Settled, Settlement, Subscription, Verdict,
+    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Counts, Delivery, DeliveryId, Facts, Flow,
+    Looked, Mail, Pending, Pushed, Rebuilt, Release, Settled, Settlement, Subscription, Verdict,
 };
 pub use clock::Clock;
 pub use coalesce::Coalescer;

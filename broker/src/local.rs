@@ -26,8 +26,8 @@ use self::presence::Presence;
 use self::pump::Ledger;
 use self::tables::{NewCopy, Sql, Tables};
 use crate::backend::{
-    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Facts, Mail, Pending, Pushed, Settled,
-    Settlement, Subscription,
+    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Counts, Facts, Mail, Pending, Pushed,
+    Settled, Settlement, Subscription,
 };
 use crate::clock::Clock;
 use crate::error::{Error, Result};
@@ -402,6 +402,7 @@ impl Backend for Shared {
             notices_death_within: if file { Duration::from_secs(1) } else { Duration::ZERO },
             keeps_waiting_arguments: true,
             cancels_strangers: false,
+            counts: Counts::Jobs,
         }
     }
 

@@ -38,7 +38,7 @@ use self::registry::Registry;
 use self::store::{Effect, Store, Swap};
 use self::trust::Trust;
 use crate::backend::{
-    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Facts, Looked, Mail, Pending, Pushed,
+    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Counts, Facts, Looked, Mail, Pending, Pushed,
     Rebuilt, Settled, Settlement, Subscription,
 };
 use crate::error::{Error, Result};
@@ -163,6 +163,7 @@ impl Backend for Shared {
             notices_death_within: Duration::from_secs(20),
             keeps_waiting_arguments: false,
             cancels_strangers: true,
+            counts: Counts::Messages,
         }
     }
 

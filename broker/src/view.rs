@@ -49,7 +49,7 @@ pub struct JobPage {
 pub struct QueueView {
     /// Its name.
     pub name: QueueName,
-    /// Jobs that wait and are due.
+    /// Jobs that wait and are due, or their messages: see [`Facts::counts`](crate::Facts::counts).
     pub queued: u64,
     /// Jobs that are not due; `None` where they wait in places that all queues share.
     pub scheduled: Option<u64>,

@@ -64,7 +64,10 @@ fn waiting_jobs_are_seen_paused_purged_made_due_and_cancelled() {
     assert_eq!(state(&place, later).as_deref(), Some("scheduled"));
     let listed = json(&place.expect(0, &["job", "list", "--state", "scheduled", "--json"]).0);
     assert_eq!(listed["items"].as_array().unwrap().len(), 2, "{listed}");
-    place.expect(0, &["queue", "purge", "default", "--yes"]);
+    let (_, err) = place.expect(0, &["queue", "list"]);
+    assert!(err.contains("QUEUED counts messages"), "{err}");
+    let (_, err) = place.expect(0, &["queue", "purge", "default", "--yes"]);
+    assert!(err.contains("purged 1 message"), "{err}");
     assert_eq!(state(&place, queued).as_deref(), Some("cancelled"));
     place.expect(0, &["job", "cancel", never]);
     assert_eq!(state(&place, never).as_deref(), Some("cancelled"));

@@ -98,7 +98,7 @@ impl Admin {
     }
 
     /// Cancels all that waits in a queue and is due, in batches; `progress` hears the number so far
-    /// and answers whether to go on. Answers how many jobs were purged.
+    /// and answers whether to go on. Answers how many were purged, by what the back end counts.
     ///
     /// # Errors
     /// When the back end fails; what `progress` heard of is purged.

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use millhand_broker::{
-    Act, Acted, Backend, BoxFuture, Claim, Clock, Consumer, Control, Controlled, Error, Facts, JobFilter, JobPage,
-    JobView, Mail, Pending, Pushed, QueueView, Result, Settled, Settlement, Subscription, WorkerBeat, WorkerView,
+    Act, Acted, Backend, BoxFuture, Claim, Clock, Consumer, Control, Controlled, Counts, Error, Facts, JobFilter,
+    JobPage, JobView, Mail, Pending, Pushed, QueueView, Result, Settled, Settlement, Subscription, WorkerBeat,
+    WorkerView,
 };
 use millhand_proto::protocol::Meeting;
 use millhand_proto::{Entry, JobId, Mailbox, Parcel, Payload, QueueName, State, Tally, Timestamp, WorkerId};
@@ -63,6 +64,7 @@ impl Backend for Fake {
             notices_death_within: Duration::ZERO,
             keeps_waiting_arguments: true,
             cancels_strangers: false,
+            counts: Counts::Jobs,
         }
     }
     fn now(&self) -> Timestamp {

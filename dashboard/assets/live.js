@@ -56,7 +56,8 @@
       });
     }
     const offer = document.querySelector(`.offer[data-for="${body.id}"]`);
-    const fresh = [...next.keys()].filter((key) => key).length;
+    // A key that no name can be is of a remark.
+    const fresh = [...next.keys()].filter((key) => key && !key.startsWith('+')).length;
     offer.hidden = fresh === 0;
     offer.textContent = `+${fresh} new — show`;
     offer.onclick = () => {

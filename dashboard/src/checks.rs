@@ -19,7 +19,7 @@ const PRESENT: u64 = 15;
 const ATTEMPTS: u64 = 20;
 
 /// How many rules there are.
-pub(crate) const CHECKS: usize = 7;
+pub(crate) const CHECKS: usize = 8;
 
 /// One thing that is wrong, and where on the page to look.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,6 +33,18 @@ pub(crate) fn problems(moment: &Moment) -> Vec<Problem> {
     let mut problems = Vec::new();
     let mut problem = |proof, text| problems.push(Problem { text, proof });
     let now = moment.at;
+    let mut silent = moment
+        .queues
+        .iter()
+        .filter_map(|q| Some((&q.name, q.trouble.as_deref()?)));
+    if let Some((name, why)) = silent.next() {
+        let others = match silent.count() {
+            0 => String::new(),
+            count => format!(" and {} more", say::count(count as u64)),
+        };
+        let why = millhand_proto::words::clean(why, false);
+        problem("queues", format!("{name}{others}: what waits is not known: {why}"));
+    }
     for queue in moment.queues.iter().filter(|q| q.paused.is_none()) {
         let name = &queue.name;
         if queue.queued > 0 && !serves(moment, name) {
@@ -48,30 +60,27 @@ pub(crate) fn problems(moment: &Moment) -> Vec<Problem> {
         }
     }
     let this = Tally::minute_of(now);
-    let present = tasks(moment, this.saturating_sub(PRESENT - 1)..this + 1);
-    let day = tasks(moment, 0..this.saturating_sub(PRESENT - 1));
-    for (task, numbers) in &present {
-        let before = day.get(task).map_or((0, 0), failed);
-        let (failed, attempts) = failed(numbers);
-        // A twentieth, and ten times what it was before.
-        let grave =
-            failed * 20 >= attempts && failed.saturating_mul(before.1) >= before.0.saturating_mul(attempts) * 10;
-        if attempts >= ATTEMPTS && failed > 0 && grave {
-            let was = if before.1 == 0 {
+    let present = sums(moment, this.saturating_sub(PRESENT - 1)..this + 1);
+    let day = sums(moment, 0..this.saturating_sub(PRESENT - 1));
+    // What a task was like before is known when all of the day is.
+    for (task, sum) in present.iter().filter(|_| moment.day.percent().is_none()) {
+        let before = day.get(task).copied().unwrap_or_default();
+        if sum.attempts >= ATTEMPTS && sum.is_graver_than(before) {
+            let was = if before.attempts == 0 {
                 String::new()
             } else {
-                format!(" (was {})", say::share(before.0, before.1))
+                format!(" (was {})", say::share(before.failed, before.attempts))
             };
             problem(
                 "tasks",
                 format!(
                     "{task}: {} of attempts failed in {PRESENT} min{was}",
-                    say::share(failed, attempts)
+                    say::share(sum.failed, sum.attempts)
                 ),
             );
         }
     }
-    let dead = present.values().map(|numbers| numbers.get(Count::Dead)).sum();
+    let dead = present.values().fold(0u64, |all, sum| all.saturating_add(sum.dead));
     if dead > 0 {
         problem("dead", format!("{} died in {PRESENT} min", plural(dead, "job")));
     }
@@ -116,12 +125,33 @@ pub(crate) fn is_late(beat: Timestamp, now: Timestamp) -> bool {
     now.since(beat) > limits::LEASE
 }
 
-fn tasks(moment: &Moment, minutes: std::ops::Range<u64>) -> BTreeMap<TaskName, Numbers> {
-    let mut tasks: BTreeMap<TaskName, Numbers> = BTreeMap::new();
-    for tally in moment.tallies(minutes) {
-        tasks.entry(tally.task.clone()).or_default().merge(&tally.numbers);
+/// What became of a task's attempts and jobs in some time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Sum {
+    failed: u64,
+    attempts: u64,
+    dead: u64,
+}
+
+impl Sum {
+    /// Whether a twentieth failed, and ten times what it was before.
+    fn is_graver_than(self, before: Self) -> bool {
+        let much = self.failed > 0 && self.failed.saturating_mul(20) >= self.attempts;
+        let was = before.failed.saturating_mul(self.attempts).saturating_mul(10);
+        much && self.failed.saturating_mul(before.attempts) >= was
     }
-    tasks
+}
+
+fn sums(moment: &Moment, minutes: std::ops::Range<u64>) -> BTreeMap<&TaskName, Sum> {
+    let mut sums: BTreeMap<&TaskName, Sum> = BTreeMap::new();
+    for tally in moment.day.tallies(minutes) {
+        let sum = sums.entry(&tally.task).or_default();
+        let (failed, attempts) = failed(&tally.numbers);
+        sum.failed = sum.failed.saturating_add(failed);
+        sum.attempts = sum.attempts.saturating_add(attempts);
+        sum.dead = sum.dead.saturating_add(tally.numbers.get(Count::Dead));
+    }
+    sums
 }
 
 /// Attempts that failed, of all that were made.
@@ -131,13 +161,11 @@ pub(crate) fn failed(numbers: &Numbers) -> (u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
-    use std::sync::Arc;
-
     use millhand_broker::{QueueView, Unreadable, WorkerBeat, WorkerView};
     use millhand_proto::{Mailbox, QueueName};
 
     use super::*;
+    use crate::day::Day;
 
     const NOW: Timestamp = Timestamp::from_micros(1_927_857_906_789_012);
 
@@ -166,20 +194,37 @@ mod tests {
     }
 
     /// Numbers of task `t` so many minutes ago.
-    fn tally(minutes: u64, failed: u64, attempts: u64, dead: u64) -> (u64, Vec<Tally>) {
+    fn tally(minutes: u64, failed: u64, attempts: u64, dead: u64) -> Tally {
         let minute = Tally::minute_of(NOW) - minutes;
         let mut tally = Tally::new(minute, QueueName::default(), TaskName::new("t").unwrap());
         let numbers = &mut tally.numbers;
         (0..failed).for_each(|_| numbers.count(Count::Failed));
         (0..dead).for_each(|_| numbers.count(Count::Dead));
         (0..attempts).for_each(|_| numbers.run.record(Duration::from_millis(1)));
-        (minute, vec![tally])
+        tally
+    }
+
+    fn day(tallies: Vec<Tally>) -> Day {
+        Day::of(Tally::minute_of(NOW), tallies)
     }
 
     fn found(change: impl FnOnce(&mut Moment)) -> Vec<String> {
         let mut moment = Moment::empty(NOW);
         change(&mut moment);
         problems(&moment).into_iter().map(|problem| problem.text).collect()
+    }
+
+    #[test]
+    fn a_queue_that_cannot_be_asked_is_told_with_its_reason() {
+        let silent = |name: &str| QueueView {
+            trouble: Some("amqp://h cannot be reached".into()),
+            ..queue(name)
+        };
+        let told = found(|moment| moment.queues = vec![queue("a"), silent("b"), silent("c")]);
+        assert_eq!(
+            told,
+            ["b and 1 more: what waits is not known: amqp://h cannot be reached"]
+        );
     }
 
     #[test]
@@ -200,7 +245,7 @@ mod tests {
                 },
             ];
             moment.workers = vec![worker(ago(14), &["mail"])];
-            moment.minutes = Arc::new(BTreeMap::from([tally(1, 0, 100, 0)]));
+            moment.day = day(vec![tally(1, 0, 100, 0)]);
         });
         assert!(fine.is_empty(), "{fine:?}");
     }
@@ -237,8 +282,7 @@ mod tests {
 
     #[test]
     fn failures_are_a_problem_when_they_are_many_and_more_than_before() {
-        let fails =
-            |minutes: Vec<(u64, Vec<Tally>)>| found(|moment| moment.minutes = Arc::new(minutes.into_iter().collect()));
+        let fails = |tallies: Vec<Tally>| found(|moment| moment.day = day(tallies));
         assert_eq!(
             fails(vec![tally(3, 10, 100, 0)]),
             ["t: 10.0 % of attempts failed in 15 min"]
@@ -257,6 +301,17 @@ mod tests {
             assert_eq!(fails(fine), [""; 0]);
         }
         assert_eq!(fails(vec![tally(14, 0, 100, 2)]), ["2 jobs died in 15 min"]);
+    }
+
+    #[test]
+    fn failures_without_bounds_are_compared_all_the_same() {
+        let sum = |failed, attempts| Sum {
+            failed,
+            attempts,
+            dead: 0,
+        };
+        assert!(sum(u64::MAX, u64::MAX).is_graver_than(sum(0, 1)));
+        assert!(!sum(1, u64::MAX).is_graver_than(sum(u64::MAX, u64::MAX)));
     }
 
     #[test]

@@ -1,16 +1,17 @@
 //! What the pages show, read for all who look at the same moment: a hundred open pages cost one
 //! reading.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use millhand_broker::{Error, JobFilter, JobView, QueueView, WorkerView};
+use millhand_broker::{Counts, Error, JobFilter, JobView, QueueView, WorkerView};
 use millhand_client::Client;
-use millhand_proto::{JobId, State, Tally, Timestamp, limits};
+use millhand_proto::{JobId, State, Timestamp};
 use tokio::sync::Mutex;
 use tokio::time::Instant;
 
+use crate::day::Day;
+use crate::history::History;
 use crate::overview::Parts;
 use crate::range::Range;
 
@@ -22,21 +23,18 @@ const FRESH: Duration = Duration::from_secs(1);
 const DEAD_EVERY: Duration = Duration::from_secs(10);
 /// Dead jobs that are shown.
 const DEAD: usize = 10;
-/// Minutes that workers may still add to; older ones are read once.
-const OPEN: u64 = 3;
-/// When all minutes are read again: a worker may have been cut off for long.
-const ALL_EVERY: Duration = Duration::from_secs(300);
-
 /// One moment, as all pages show it.
 #[derive(Debug)]
 pub(crate) struct Moment {
     pub(crate) at: Timestamp,
     pub(crate) place: String,
     pub(crate) queues: Vec<QueueView>,
+    /// What is counted in queues.
+    pub(crate) counts: Counts,
     pub(crate) workers: Vec<WorkerView>,
     pub(crate) dead: Arc<[JobView]>,
-    /// The numbers of each minute.
-    pub(crate) minutes: Arc<BTreeMap<u64, Vec<Tally>>>,
+    /// The numbers of the last day, as far as they are read.
+    pub(crate) day: Day,
     /// Its overview, range by range, made when first asked for.
     parts: [OnceLock<Arc<Parts>>; Range::ALL.len()],
 }
@@ -49,9 +47,10 @@ impl Moment {
             at,
             place: String::new(),
             queues: Vec::new(),
+            counts: Counts::Jobs,
             workers: Vec::new(),
             dead: Arc::default(),
-            minutes: Arc::default(),
+            day: Day::of(millhand_proto::Tally::minute_of(at), Vec::new()),
             parts: Default::default(),
         }
     }
@@ -59,11 +58,6 @@ impl Moment {
     /// The overview of this moment.
     pub(crate) fn parts(&self, range: Range) -> Arc<Parts> {
         Arc::clone(self.parts[range as usize].get_or_init(|| Arc::new(Parts::of(self, range))))
-    }
-
-    /// The numbers of some minutes.
-    pub(crate) fn tallies(&self, minutes: std::ops::Range<u64>) -> impl Iterator<Item = &Tally> {
-        self.minutes.range(minutes).flat_map(|(_, tallies)| tallies)
     }
 }
 
@@ -74,7 +68,7 @@ pub(crate) enum Trouble {
     #[error("{0}")]
     Failed(String),
     /// It did not answer.
-    #[error("{0} did not answer within 5 s")]
+    #[error("{place} did not answer within {} s", PATIENCE.as_secs(), place = .0)]
     Silent(String),
 }
 
@@ -82,6 +76,7 @@ pub(crate) enum Trouble {
 #[derive(Debug)]
 pub(crate) struct Figures {
     client: Client,
+    history: History,
     kept: Mutex<Kept>,
 }
 
@@ -89,15 +84,13 @@ pub(crate) struct Figures {
 #[derive(Debug, Default)]
 struct Kept {
     moment: Option<(Instant, Arc<Moment>)>,
-    minutes: Arc<BTreeMap<u64, Vec<Tally>>>,
-    /// Until which minute, and when all were read.
-    read: Option<(u64, Instant)>,
     dead: Option<(Instant, Arc<[JobView]>)>,
 }
 
 impl Figures {
     pub(crate) fn new(client: Client) -> Self {
         Self {
+            history: History::new(client.clone()),
             client,
             kept: Mutex::default(),
         }
@@ -138,14 +131,6 @@ impl Figures {
     async fn read(&self, kept: &mut Kept) -> Result<Moment, Error> {
         let admin = self.client.admin();
         let at = self.client.backend().now();
-        let this = Tally::minute_of(at);
-        let oldest = this.saturating_sub(limits::KEEP_STATS.as_secs() / 60);
-        let all = kept.read.filter(|(_, at)| at.elapsed() < ALL_EVERY).is_none();
-        let from = match kept.read {
-            Some((until, _)) if !all => until.saturating_sub(OPEN).max(oldest),
-            _ => oldest,
-        };
-        let start = Timestamp::from_micros(i64::try_from(from * 60_000_000).unwrap_or(0));
         let dead = async {
             match &kept.dead {
                 Some((at, dead)) if at.elapsed() < DEAD_EVERY => Ok((*at, Arc::clone(dead))),
@@ -160,23 +145,18 @@ impl Figures {
                 }
             }
         };
-        let (queues, workers, stats, dead) =
-            tokio::try_join!(admin.queues(), admin.workers(), admin.stats(start, at), dead)?;
-        let mut minutes = Arc::unwrap_or_clone(std::mem::take(&mut kept.minutes));
-        minutes.retain(|minute, _| (oldest..from).contains(minute));
-        for tally in stats {
-            minutes.entry(tally.minute).or_default().push(tally);
-        }
-        kept.minutes = Arc::new(minutes);
-        kept.read = Some((this, kept.read.filter(|_| !all).map_or_else(Instant::now, |(_, at)| at)));
+        let (queues, workers, day, dead) =
+            tokio::try_join!(admin.queues(), admin.workers(), self.history.look(at), dead)?;
         kept.dead = Some(dead.clone());
+        let facts = self.client.backend().facts();
         Ok(Moment {
             at,
-            place: self.place(),
+            place: facts.place,
+            counts: facts.counts,
             queues,
             workers,
             dead: dead.1,
-            minutes: Arc::clone(&kept.minutes),
+            day,
             parts: Default::default(),
         })
     }

@@ -4,7 +4,7 @@
 //! page from elsewhere must not be able to read through the reader's browser, under whatever name
 //! it reaches this address.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use axum::body::Body;
 use axum::extract::{Request, State};
@@ -38,13 +38,14 @@ impl Hosts {
     pub(crate) fn of(address: SocketAddr) -> Self {
         let port = address.port();
         let names = ["localhost".to_owned(), "127.0.0.1".into(), "[::1]".into()];
-        let own = SocketAddr::new(address.ip(), port).to_string();
-        let mut hosts: Vec<String> = names.iter().map(|name| format!("{name}:{port}")).collect();
-        if port == 80 {
-            hosts.extend(names);
-        }
-        hosts.push(own);
-        Self(hosts)
+        let own = match address.ip() {
+            IpAddr::V4(ip) => ip.to_string(),
+            IpAddr::V6(ip) => format!("[{ip}]"),
+        };
+        let names = names.into_iter().chain([own]);
+        // Browsers leave out the port of the web.
+        let as_named = |name: String| [Some(format!("{name}:{port}")), (port == 80).then_some(name)];
+        Self(names.flat_map(as_named).flatten().collect())
     }
 
     fn know(&self, host: &str) -> bool {
@@ -119,6 +120,13 @@ mod tests {
         assert!(!meant("/", &[]));
         assert!(!meant("/", &["localhost:7700", "evil.example"]));
         assert!(!meant("http://evil.example/", &["localhost:7700"]));
-        assert!(Hosts::of("127.0.0.5:80".parse().unwrap()).know("127.0.0.5:80"));
+        for (own, name) in [("127.0.0.5:80", "127.0.0.5"), ("[::1]:80", "[::1]")] {
+            let hosts = Hosts::of(own.parse().unwrap());
+            for good in [own, name, "localhost", "localhost:80"] {
+                assert!(hosts.know(good), "{own} as {good}");
+            }
+            assert!(!hosts.know("127.0.0.6") && !hosts.know("127.0.0.5:81"));
+        }
+        assert!(!Hosts::of("127.0.0.5:7700".parse().unwrap()).know("127.0.0.5"));
     }
 }

@@ -102,7 +102,8 @@ fn sentence(view: &JobView, now: Timestamp) -> String {
             },
         )
     };
-    let reason = entry.reason.as_deref().unwrap_or("no reason is known");
+    let reason = entry.reason.as_deref();
+    let reason = reason.map_or_else(|| "no reason is known".into(), |reason| clean(reason, false));
     let mut text = match entry.state {
         State::Scheduled => format!("Due {}.", until(entry.due)),
         State::Queued => {
@@ -328,8 +329,40 @@ fn indent(json: &str) -> String {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
+    use millhand_broker::memory::Memory;
+    use millhand_client::Client;
+    use millhand_proto::Task;
+
     use super::*;
+
+    #[derive(serde::Serialize, serde::Deserialize)]
+    struct Nothing;
+
+    impl Task for Nothing {
+        const NAME: &'static str = "nothing";
+        type Output = ();
+    }
+
+    /// A dead job with this reason, which only a stranger can have written.
+    pub(crate) async fn dead(reason: &str) -> JobView {
+        let client = Client::new(Memory::open().unwrap());
+        let id = client.enqueue(Nothing).await.unwrap().id();
+        let mut view = client.get(id).await.unwrap().unwrap();
+        view.entry.state = State::Dead;
+        view.entry.reason = Some(reason.into());
+        view
+    }
+
+    #[tokio::test]
+    async fn a_reason_cannot_turn_the_text_around() {
+        let mut view = dead("a\u{202e}b\u{7}").await;
+        for state in [State::Dead, State::Cancelled] {
+            view.entry.state = state;
+            let page = Job::of(&view, view.entry.enqueued_at).render().unwrap();
+            assert!(!page.contains(['\u{202e}', '\u{7}']), "{page}");
+        }
+    }
 
     #[test]
     fn json_gets_lines_and_keeps_its_digits() {

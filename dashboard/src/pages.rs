@@ -10,14 +10,14 @@ use axum::http::StatusCode;
 use axum::http::header::{CONTENT_TYPE, HeaderMap};
 use axum::response::{Html, IntoResponse, Redirect, Response};
 use axum::routing::get;
-use millhand_proto::JobId;
+use millhand_proto::{JobId, limits};
 use serde::Deserialize;
 
 use crate::figures::{Figures, Trouble};
 use crate::guard::{self, Hosts};
 use crate::job::Job;
 use crate::live::Live;
-use crate::overview::{Parts, Plot};
+use crate::overview::{Parts, Plot, queued_head};
 use crate::range::Range;
 use crate::say;
 
@@ -134,6 +134,7 @@ impl Trouble {
 #[template(path = "overview.html")]
 struct Overview<'m> {
     range: Range,
+    queued: &'static str,
     parts: &'m Parts,
 }
 
@@ -172,7 +173,12 @@ async fn overview(State(site): State<Site>, look: Asked<Look>) -> Response {
         Err(trouble) => trouble.answer(),
         Ok(moment) => {
             let parts = moment.parts(range);
-            let body = Overview { range, parts: &parts }.render().unwrap_or_default();
+            let queued = queued_head(moment.counts);
+            let body = Overview {
+                range,
+                queued,
+                parts: &parts,
+            };
             page(
                 StatusCode::OK,
                 &Page {
@@ -181,7 +187,7 @@ async fn overview(State(site): State<Site>, look: Asked<Look>) -> Response {
                     place: Some(&moment.place),
                     at: Some(say::clock(moment.at)),
                     live: Some(range),
-                    body,
+                    body: body.render().unwrap_or_default(),
                 },
             )
         }
@@ -248,7 +254,11 @@ async fn job(State(site): State<Site>, Path(text): Path<String>) -> Response {
     match site.figures.job(id).await {
         Err(trouble) => trouble.answer(),
         Ok((None, _)) => Message::new("Unknown job", "Nothing is known of a job with this id.")
-            .hint("It may have been forgotten: a succeeded job is remembered for 1 day, any other for 7 days after its end.")
+            .hint(format!(
+                "It may have been forgotten: a succeeded job is remembered for {}, any other for {} after its end.",
+                say::days(limits::KEEP_SUCCEEDED),
+                say::days(limits::KEEP_OTHERS)
+            ))
             .hint("It may have been dropped by an operator, or never have been enqueued here.")
             .hint("Where queue and store are two servers, a job may be waiting in the queue although the store has lost its memory of it; it will run.")
             .looked_for(id.to_string())

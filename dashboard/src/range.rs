@@ -53,13 +53,23 @@ impl Range {
         }
     }
 
+    /// Minutes of a bucket.
+    pub(crate) const fn step(self) -> u64 {
+        self.minutes().1
+    }
+
+    /// Its first minute, when `now` is this minute.
+    pub(crate) const fn first(self, now: u64) -> u64 {
+        let (all, step) = self.minutes();
+        (now / step * step + step).saturating_sub(all)
+    }
+
     /// The minutes of its buckets, each starting at a round one; the last holds `now`.
     pub(crate) fn buckets(self, now: Timestamp) -> Vec<std::ops::Range<u64>> {
         let (all, step) = self.minutes();
-        let last = Tally::minute_of(now) / step * step;
+        let first = self.first(Tally::minute_of(now));
         (0..all / step)
-            .rev()
-            .map(|back| last.saturating_sub(back * step))
+            .map(|bucket| first + bucket * step)
             .map(|start| start..start + step)
             .collect()
     }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use millhand_proto::words::{grouped, human};
+use millhand_proto::words::{grouped, human, plural};
 use millhand_proto::{Histogram, Timestamp};
 
 /// What stands where nothing is known.
@@ -71,6 +71,11 @@ pub(crate) fn age(since: Timestamp, now: Timestamp) -> String {
         secs @ 1..60 => format!("{secs} s"),
         _ => human(age),
     }
+}
+
+/// Whole days, such as retentions have.
+pub(crate) fn days(span: Duration) -> String {
+    plural(span.as_secs() / 86_400, "day")
 }
 
 /// The time of day in UTC.

@@ -12,6 +12,7 @@ use driver::Browser;
 use millhand_broker::Backend;
 use millhand_broker::memory::Memory;
 use millhand_client::Client;
+use millhand_proto::{Count, QueueName, Tally, TaskName};
 
 /// Drives the browser beside the server, on a thread of its own.
 async fn look<T: Send + 'static>(
@@ -59,6 +60,38 @@ async fn pages_are_drawn_in_every_width_and_scheme_and_the_console_is_silent() {
         browser.eval("document.body.append(Object.assign(document.createElement('script'), { textContent: 'window.bad = 1' }))");
         assert_eq!(browser.eval("typeof window.bad"), "undefined");
         assert!(browser.complaints.iter().any(|text| text.contains("Content Security Policy")), "{:?}", browser.complaints);
+    })
+    .await;
+    drop(browser);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_remark_under_a_list_is_no_new_row() {
+    let backend: Arc<dyn Backend> = Memory::open().unwrap();
+    let tally = |task: usize| {
+        let task = TaskName::new(&format!("task-{task:02}")).unwrap();
+        let mut tally = Tally::new(Tally::minute_of(backend.now()), QueueName::default(), task);
+        tally.numbers.count(Count::Failed);
+        tally
+    };
+    backend.tally((0..20).map(tally).collect()).await.unwrap();
+    let site = Site::start(&backend).await;
+    let address = site.address;
+    let (browser, ()) = look(Browser::start(), move |browser| {
+        browser.open(&format!("http://{address}"));
+        browser.until("document.getElementById('status').dataset.state === 'live'");
+        assert_eq!(browser.eval("document.querySelectorAll('#tasks tr').length"), 20);
+    })
+    .await;
+    // It fails most, so it is listed, and 'and 1 more' under it is new too.
+    backend.tally(vec![tally(20), tally(20)]).await.unwrap();
+    let (browser, ()) = look(browser, |browser| {
+        browser.until("!document.querySelector('.offer[data-for=tasks]').hidden");
+        let offer = "document.querySelector('.offer[data-for=tasks]')";
+        assert_eq!(browser.eval(&format!("{offer}.textContent")), "+1 new — show");
+        browser.eval(&format!("{offer}.click()"));
+        browser.until("document.querySelector('#tasks tr:last-child').innerText.includes('and 1 more')");
     })
     .await;
     drop(browser);

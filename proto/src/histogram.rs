@@ -40,8 +40,14 @@ impl Histogram {
 
     /// Adds what another counted.
     pub fn merge(&mut self, other: &Self) {
+        // Both are in order: one pass finds the places, and a day of a fleet is merged for each look at it.
+        let mut at = 0;
         for (bucket, count) in other.iter() {
-            self.add(bucket, count);
+            at += self.buckets[at..].iter().take_while(|(own, _)| *own < bucket).count();
+            match self.buckets.get_mut(at) {
+                Some((own, n)) if *own == bucket => *n = n.saturating_add(count),
+                _ => self.buckets.insert(at, (bucket, count)),
+            }
         }
     }
 

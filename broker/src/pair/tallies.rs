@@ -1,10 +1,10 @@
 //! What happened, minute by minute: a hash of each minute, to which every worker adds.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millhand_proto::{QueueName, Tally, TaskName, Timestamp, limits};
+use millhand_proto::{Numbers, QueueName, Tally, TaskName, Timestamp, limits};
 
 use super::Pair;
 use super::store::{Effect, Key, Read, Swap};
@@ -15,6 +15,8 @@ use crate::view::oldest_minute;
 const KEEP: Duration = limits::KEEP_STATS.saturating_add(Duration::from_secs(3600));
 /// Numbers that are added in one call, so that none holds up the store for long.
 const PIECE: usize = 500;
+/// Minutes that are read in one piece: a fleet has thousands of numbers in each.
+const MINUTES: usize = 5;
 
 impl Pair {
     pub(super) async fn add_tallies(&self, tallies: Vec<Tally>) -> Result<()> {
@@ -49,33 +51,72 @@ impl Pair {
         // Clocks of others may be ahead a little, but nothing is to be found in the far future.
         let to = Tally::minute_of(until).min(Tally::minute_of(now) + 1);
         let minutes: Vec<u64> = (from..=to).collect();
-        let reads = minutes
-            .iter()
-            .map(|minute| Read::Fields(Key::Minute(*minute)))
-            .collect();
         let mut tallies = Vec::new();
-        for (minute, found) in minutes.into_iter().zip(self.store.read(reads).await?) {
-            let mut merged: BTreeMap<(QueueName, TaskName), Tally> = BTreeMap::new();
-            for (field, n) in found.fields() {
-                let Some((queue, task, part)) = names(&field) else {
-                    continue;
-                };
-                let tally = merged
-                    .entry((queue.clone(), task.clone()))
-                    .or_insert_with(|| Tally::new(minute, queue, task));
-                tally.numbers.add_part(part, number(&n));
+        let mut names = Names::default();
+        for minutes in minutes.chunks(MINUTES) {
+            let reads = minutes.iter().map(|minute| Read::Fields(Key::Minute(*minute)));
+            let found = self.store.read(reads.collect()).await?;
+            for (minute, found) in minutes.iter().zip(found) {
+                tallies.extend(names.tallies(*minute, found.fields()));
             }
-            tallies.extend(merged.into_values());
         }
         Ok(tallies)
     }
 }
 
-/// The parts of a field's name; `None` for one that nobody writes.
-fn names(field: &str) -> Option<(QueueName, TaskName, &str)> {
-    let mut words = field.splitn(3, '/');
-    let mut next = || words.next();
-    Some((QueueName::new(next()?).ok()?, TaskName::new(next()?).ok()?, next()?))
+/// The names that stood in fields so far: a few of them stand in thousands of fields.
+#[derive(Default)]
+struct Names {
+    /// By what stands before the part; nothing where no name is.
+    known: HashMap<String, Option<usize>>,
+    list: Vec<(QueueName, TaskName)>,
+}
+
+impl Names {
+    /// The numbers of a minute, by queue and task.
+    fn tallies(&mut self, minute: u64, fields: Vec<(String, Bytes)>) -> Vec<Tally> {
+        let mut merged: Vec<Option<Numbers>> = Vec::new();
+        for (field, n) in fields {
+            let Some((names, part)) = field.rsplit_once('/') else {
+                continue;
+            };
+            let Some(at) = self.place(names) else { continue };
+            if merged.len() <= at {
+                merged.resize(at + 1, None);
+            }
+            merged[at].get_or_insert_default().add_part(part, number(&n));
+        }
+        let found = merged.into_iter().zip(&self.list);
+        let mut tallies: Vec<Tally> = found
+            .filter_map(|(numbers, (queue, task))| {
+                let (queue, task) = (queue.clone(), task.clone());
+                Some(Tally {
+                    minute,
+                    queue,
+                    task,
+                    numbers: numbers?,
+                })
+            })
+            .collect();
+        tallies.sort_unstable_by(|a, b| (&a.queue, &a.task).cmp(&(&b.queue, &b.task)));
+        tallies
+    }
+
+    /// Where these names stand in the list; `None` for what nobody writes.
+    fn place(&mut self, names: &str) -> Option<usize> {
+        if let Some(place) = self.known.get(names) {
+            return *place;
+        }
+        let found = names
+            .split_once('/')
+            .and_then(|(queue, task)| Some((QueueName::new(queue).ok()?, TaskName::new(task).ok()?)));
+        let place = found.map(|names| {
+            self.list.push(names);
+            self.list.len() - 1
+        });
+        self.known.insert(names.to_owned(), place);
+        place
+    }
 }
 
 fn number(bytes: &Bytes) -> u64 {

@@ -83,10 +83,10 @@ impl Verb {
 }
 
 /// Refuses when the count is not what was expected.
-pub(super) fn expected(confirm: &ConfirmArgs, count: u64) -> Outcome<()> {
+pub(super) fn expected(confirm: &ConfirmArgs, count: u64, word: &str) -> Outcome<()> {
     match confirm.expect {
         Some(expected) if expected != count => {
-            let (expected, count) = (grouped(expected), plural(count, "job"));
+            let (expected, count) = (grouped(expected), plural(count, word));
             let message = format!("the filter finds {count}, not {expected} as expected; nothing was done");
             Err(Failure::new(Exit::NotConfirmed, "count_differs", message))
         }
@@ -152,7 +152,7 @@ pub(super) async fn run(client: &Client, verb: Verb, args: &ActArgs, ui: &Ui) ->
     // The set is fixed here: what comes later is not touched.
     let ids: Vec<JobId> = if named {
         let ids = ids(client, &args.which, &[]).await?;
-        expected(confirm, ids.len() as u64)?;
+        expected(confirm, ids.len() as u64, "job")?;
         ids
     } else {
         if let Some(state) = args.which.filter.state.iter().find(|s| !verb.states().contains(s)) {
@@ -165,7 +165,7 @@ pub(super) async fn run(client: &Client, verb: Verb, args: &ActArgs, ui: &Ui) ->
         }
         let page = page(client, &args.which, verb.states()).await?;
         let count = page.jobs.len() as u64;
-        expected(confirm, count)?;
+        expected(confirm, count, "job")?;
         if ui.format == Format::Text {
             ui.note(&preview(verb, &page));
         }

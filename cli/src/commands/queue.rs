@@ -2,7 +2,8 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use millhand_client::{Admin, Client};
+use millhand_broker::Counts;
+use millhand_client::Client;
 use millhand_proto::QueueName;
 
 use crate::args::{ConfirmArgs, Format, Global, QueueCommand};
@@ -27,7 +28,7 @@ pub(super) async fn run(command: QueueCommand, global: &Global, ui: &Ui) -> Outc
             let said = if changed { "is resumed" } else { "was not paused" };
             control(ui, "resume", &queue, changed, said)
         }
-        QueueCommand::Purge { queue, confirm } => purge(&admin, queue, &confirm, ui).await,
+        QueueCommand::Purge { queue, confirm } => purge(&client, queue, &confirm, ui).await,
     }
 }
 
@@ -36,7 +37,12 @@ async fn list(client: &Client, ui: &Ui) -> Outcome {
     let now = client.backend().now();
     match ui.format {
         Format::Text if queues.is_empty() => ui.note("no queue holds a job, and none is paused"),
-        Format::Text => ui.print(&show::queues(&queues, now, ui.style))?,
+        Format::Text => {
+            ui.print(&show::queues(&queues, now, ui.style))?;
+            if client.backend().facts().counts == Counts::Messages {
+                ui.note("QUEUED counts messages: jobs that were enqueued together may travel in one");
+            }
+        }
         Format::Json => ui.document(&QueueList::new(&queues, now))?,
         Format::Jsonl => ui.lines(&QueueList::new(&queues, now).items)?,
     }
@@ -70,17 +76,18 @@ fn control(ui: &Ui, verb: &str, queue: &QueueName, changed: bool, said: &str) ->
     Ok(Exit::Done)
 }
 
-async fn purge(admin: &Admin, queue: QueueName, confirm: &ConfirmArgs, ui: &Ui) -> Outcome {
+async fn purge(client: &Client, queue: QueueName, confirm: &ConfirmArgs, ui: &Ui) -> Outcome {
+    let (admin, word) = (client.admin(), client.backend().facts().counts.word());
     let view = admin.queues().await?.into_iter().find(|q| q.name == queue);
     if let Some(why) = view.as_ref().and_then(|q| q.trouble.clone()) {
         return Err(Failure::new(Exit::Unreachable, "store_unreachable", why));
     }
     let waiting = view.map_or(0, |q| q.queued);
-    super::act::expected(confirm, waiting)?;
-    let jobs = plural(waiting, "job");
+    super::act::expected(confirm, waiting, word)?;
+    let all = plural(waiting, word);
     if ui.format == Format::Text {
         ui.note(&format!(
-            "Purge queue {queue}: what waits there and is due, {jobs}. This cannot be undone."
+            "Purge queue {queue}: what waits there and is due, {all}. This cannot be undone."
         ));
     }
     if waiting == 0 {
@@ -104,7 +111,7 @@ async fn purge(admin: &Admin, queue: QueueName, confirm: &ConfirmArgs, ui: &Ui) 
     if !confirm.yes {
         super::act::can_ask(ui)?;
         // The more it costs, the more it asks: here the queue's name.
-        let answer = ui.ask(&format!("Type the queue's name to purge {jobs}:"))?;
+        let answer = ui.ask(&format!("Type the queue's name to purge {all}:"))?;
         if answer != queue.as_str() {
             return Err(Failure::new(Exit::NotConfirmed, "not_confirmed", "nothing was purged"));
         }
@@ -119,7 +126,7 @@ async fn purge(admin: &Admin, queue: QueueName, confirm: &ConfirmArgs, ui: &Ui) 
         .await?;
     drop(progress);
     match ui.format {
-        Format::Text => ui.note(&format!("purged {}", plural(purged as u64, "job"))),
+        Format::Text => ui.note(&format!("purged {}", plural(purged as u64, word))),
         _ => ui.document(&ControlJson {
             purged: Some(purged),
             ..document("purge", &queue)
