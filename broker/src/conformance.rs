@@ -75,7 +75,7 @@ cases! {
     a_purge_cancels_what_waits: "a purge cancels what waits and is due, and nothing else",
     waiters_are_told: "the mailbox in a job, and any that listens later, is told of its end",
     children_come_with_the_success: "jobs that a job enqueued are there when it has succeeded, and only then",
-    numbers_add_up: "what workers count is added up by minute, queue and task, and read back for the minutes asked for",
+    numbers_add_up: "what workers count is added up by minute, queue and task, once for each token, and read back for the minutes asked for",
     lists_filter: "lists filter by state, task and queue, newest first, and say when there is more",
     dropped_jobs_are_forgotten: "an ended job can be forgotten, a waiting one not",
     nothing_is_known_of_strangers: "of an id that was never enqueued nothing is known",
