@@ -31,6 +31,8 @@ pub enum Door {
     Read,
     /// [`Backend::tally`].
     Tally,
+    /// [`Backend::pending`].
+    Pending,
     /// What only people read: [`Backend::jobs`], [`queues`](Backend::queues),
     /// [`workers`](Backend::workers) and [`stats`](Backend::stats).
     Look,
@@ -174,7 +176,7 @@ impl Backend for Faulty {
         self.faulted(Door::Look, self.inner.stats(since, until))
     }
     fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>> {
-        self.inner.pending(queues)
+        self.faulted(Door::Pending, self.inner.pending(queues))
     }
     fn rebuild<'a>(&'a self, progress: &'a mut Looked) -> BoxFuture<'a, Result<Rebuilt>> {
         self.inner.rebuild(progress)

@@ -107,3 +107,13 @@ async fn what_only_goes_back_does_not_keep_a_worker_for_its_grace() {
     this.stop(ears, HOUR).await;
     assert!(began.elapsed() < MINUTE, "{:?}", began.elapsed());
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_passing_fault_is_not_the_end_of_what_is_to_be_done() {
+    let (started, starts) = mpsc::unbounded_channel();
+    let (backend, plan) = with_a_job(started).await;
+    backend.plan(Door::Pending, Fault::RequestLost, 5);
+    let ended = Dispatch::run(plan, Until::Idle, CancellationToken::new()).await;
+    assert!(ended.is_ok(), "{ended:?}");
+    assert_eq!((starts.len(), backend.left()), (1, 0));
+}
