@@ -30,6 +30,8 @@ pub struct Facts {
     /// Whether a running job may let go of its delivery (`detach`); otherwise the delivery is
     /// held as long as the job runs, which costs nothing there.
     pub detach: bool,
+    /// Whether a delivery may be on its way for a moment: neither ready in the queue nor held here.
+    pub on_the_way: bool,
     /// How long after a worker's death its jobs run again, at the most.
     pub notices_death_within: std::time::Duration,
     /// Whether the arguments of every waiting job can be looked at, not only of delayed ones.
@@ -374,8 +376,9 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     /// Lists workers.
     fn workers(&self) -> BoxFuture<'_, Result<Vec<WorkerView>>>;
     /// Adds to the numbers of minutes: nothing that a decision rests on. A call that fails may have
-    /// been carried out, and who repeats it counts twice.
-    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>>;
+    /// been carried out, wholly or in part: who repeats it within the hour, with the same numbers under
+    /// the same random token, counts nothing twice.
+    fn tally(&self, token: u64, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>>;
     /// Reads the numbers of the minutes that this time touches, merged for each minute, queue and
     /// task, the oldest first; minutes before [`limits::KEEP_STATS`](millhand_proto::limits) are
     /// forgotten.

@@ -75,7 +75,7 @@ cases! {
     a_purge_cancels_what_waits: "a purge cancels what waits and is due, and nothing else",
     waiters_are_told: "the mailbox in a job, and any that listens later, is told of its end",
     children_come_with_the_success: "jobs that a job enqueued are there when it has succeeded, and only then",
-    numbers_add_up: "what workers count is added up by minute, queue and task, and read back for the minutes asked for",
+    numbers_add_up: "what workers count is added up by minute, queue and task, once for each token, and read back for the minutes asked for",
     lists_filter: "lists filter by state, task and queue, newest first, and say when there is more",
     dropped_jobs_are_forgotten: "an ended job can be forgotten, a waiting one not",
     nothing_is_known_of_strangers: "of an id that was never enqueued nothing is known",
@@ -976,12 +976,15 @@ async fn numbers_add_up(backend: Arc<dyn Backend>) {
         tally.numbers.run.record(Duration::from_millis(millis * 2));
         tally
     };
-    let write = async |tallies: Vec<Tally>| backend.tally(tallies).await.expect("written");
-    write(vec![tally(this, &queue, 1), tally(this - 9, &queue, 1)]).await;
-    write(vec![tally(this, &other, 3), tally(this, &queue, 500)]).await;
+    let write = async |token, tallies: Vec<Tally>| backend.tally(token, tallies).await.expect("written");
+    write(1, vec![tally(this, &queue, 1), tally(this - 9, &queue, 1)]).await;
+    let second = vec![tally(this, &other, 3), tally(this, &queue, 500)];
+    write(2, second.clone()).await;
+    // Once more under the same token: its answer was lost.
+    write(2, second).await;
     // Too old to be kept.
     let kept = limits::KEEP_STATS.as_secs() / 60;
-    write(vec![tally(this - kept - 2, &queue, 1)]).await;
+    write(3, vec![tally(this - kept - 2, &queue, 1)]).await;
     let mut both = tally(this, &queue, 1);
     both.numbers.merge(&tally(this, &queue, 500).numbers);
     let here = vec![both, tally(this, &other, 3)];

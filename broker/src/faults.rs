@@ -5,11 +5,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millhand_proto::protocol::Meeting;
 use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::backend::{
-    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Facts, Looked, Mail, Pending, Pushed,
-    Rebuilt, Settled, Settlement, Subscription,
+    Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Delivery, Facts, Flow, Looked, Mail, Pending,
+    Pushed, Rebuilt, Settled, Settlement, Subscription,
 };
 use crate::error::{Error, Result};
 use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView};
@@ -19,6 +19,10 @@ use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView
 pub enum Door {
     /// [`Backend::push`]; a fault makes each answer [`Pushed::Unknown`].
     Push,
+    /// [`Backend::consume`]; a fault makes a consumer to which nothing ever comes.
+    Consume,
+    /// [`Backend::beat`].
+    Beat,
     /// [`Backend::claim`].
     Claim,
     /// [`Backend::settle`].
@@ -27,6 +31,8 @@ pub enum Door {
     Read,
     /// [`Backend::tally`].
     Tally,
+    /// [`Backend::pending`].
+    Pending,
     /// What only people read: [`Backend::jobs`], [`queues`](Backend::queues),
     /// [`workers`](Backend::workers) and [`stats`](Backend::stats).
     Look,
@@ -46,6 +52,8 @@ pub enum Fault {
 pub struct Faulty {
     inner: Arc<dyn Backend>,
     planned: Mutex<VecDeque<(Door, Fault)>>,
+    /// The other ends of consumers to which nothing comes.
+    silent: Mutex<Vec<mpsc::Sender<Delivery>>>,
 }
 
 impl Faulty {
@@ -55,6 +63,7 @@ impl Faulty {
         Arc::new(Self {
             inner,
             planned: Mutex::default(),
+            silent: Mutex::default(),
         })
     }
 
@@ -119,7 +128,13 @@ impl Backend for Faulty {
         })
     }
     fn consume(&self, subscription: Subscription) -> BoxFuture<'_, Result<Consumer>> {
-        self.inner.consume(subscription)
+        if self.next(Door::Consume).is_none() {
+            return self.inner.consume(subscription);
+        }
+        let (silent, deliveries) = mpsc::channel(1);
+        self.silent.lock().unwrap_or_else(PoisonError::into_inner).push(silent);
+        let flow = watch::Sender::new(Flow::Open(subscription.prefetch));
+        Box::pin(std::future::ready(Ok(Consumer { deliveries, flow })))
     }
     fn claim(&self, claims: Vec<Claim>) -> BoxFuture<'_, Result<Vec<Meeting>>> {
         self.faulted(Door::Claim, self.inner.claim(claims))
@@ -134,7 +149,7 @@ impl Backend for Faulty {
         self.inner.watch(mailbox)
     }
     fn beat(&self, beat: WorkerBeat) -> BoxFuture<'_, Result<Vec<QueueName>>> {
-        self.inner.beat(beat)
+        self.faulted(Door::Beat, self.inner.beat(beat))
     }
     fn leave(&self, worker: WorkerId) -> BoxFuture<'_, Result<()>> {
         self.inner.leave(worker)
@@ -154,14 +169,14 @@ impl Backend for Faulty {
     fn workers(&self) -> BoxFuture<'_, Result<Vec<WorkerView>>> {
         self.faulted(Door::Look, self.inner.workers())
     }
-    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
-        self.faulted(Door::Tally, self.inner.tally(tallies))
+    fn tally(&self, token: u64, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+        self.faulted(Door::Tally, self.inner.tally(token, tallies))
     }
     fn stats(&self, since: Timestamp, until: Timestamp) -> BoxFuture<'_, Result<Vec<Tally>>> {
         self.faulted(Door::Look, self.inner.stats(since, until))
     }
     fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>> {
-        self.inner.pending(queues)
+        self.faulted(Door::Pending, self.inner.pending(queues))
     }
     fn rebuild<'a>(&'a self, progress: &'a mut Looked) -> BoxFuture<'a, Result<Rebuilt>> {
         self.inner.rebuild(progress)

@@ -9,7 +9,7 @@ mod records;
 mod schema;
 mod tables;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -35,6 +35,8 @@ use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView
 
 /// How often the locks of others are tried.
 const LOOK: Duration = Duration::from_millis(500);
+/// Tokens of numbers that are remembered: more than there are workers in a process.
+const TALLIED: usize = 256;
 
 /// Queue and store in one database.
 #[derive(Debug)]
@@ -50,6 +52,9 @@ pub(crate) struct Local {
     present: Mutex<HashMap<Mailbox, Presence>>,
     /// Whether the thread runs that looks after dead workers.
     watches: AtomicBool,
+    /// Tokens of the numbers that this process added last. A commit that failed added nothing, so that
+    /// only who asked here can ask again for what was added.
+    tallied: Mutex<VecDeque<u64>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -87,6 +92,7 @@ impl Local {
             dir,
             present: Mutex::default(),
             watches: AtomicBool::new(false),
+            tallied: Mutex::default(),
         }
     }
 
@@ -399,6 +405,7 @@ impl Backend for Shared {
             durable: file,
             shared: file,
             detach: false,
+            on_the_way: false,
             notices_death_within: if file { Duration::from_secs(1) } else { Duration::ZERO },
             keeps_waiting_arguments: true,
             cancels_strangers: false,
@@ -511,11 +518,29 @@ impl Backend for Shared {
         Box::pin(self.0.look(|engine| engine.tables.beats()))
     }
 
-    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.0.write(move |engine| {
-            engine.tables.forget_tallies(oldest_minute(engine.now))?;
-            tallies.iter().try_for_each(|tally| engine.tables.add_tally(tally))
-        }))
+    fn tally(&self, token: u64, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(async move {
+            {
+                // Noted before: who asks may stop waiting, and what was asked is done all the same.
+                let mut tallied = lock(&self.0.tallied);
+                if tallied.contains(&token) {
+                    return Ok(());
+                }
+                tallied.push_back(token);
+                if tallied.len() > TALLIED {
+                    tallied.pop_front();
+                }
+            }
+            let added = self.0.write(move |engine| {
+                engine.tables.forget_tallies(oldest_minute(engine.now))?;
+                tallies.iter().try_for_each(|tally| engine.tables.add_tally(tally))
+            });
+            let added = added.await;
+            if added.is_err() {
+                lock(&self.0.tallied).retain(|other| *other != token);
+            }
+            added
+        })
     }
 
     fn stats(&self, since: Timestamp, until: Timestamp) -> BoxFuture<'_, Result<Vec<Tally>>> {

@@ -160,6 +160,7 @@ impl Backend for Shared {
             durable: true,
             shared: true,
             detach: true,
+            on_the_way: true,
             notices_death_within: Duration::from_secs(20),
             keeps_waiting_arguments: false,
             cancels_strangers: true,
@@ -227,8 +228,8 @@ impl Backend for Shared {
         Box::pin(self.0.worker_views())
     }
 
-    fn tally(&self, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
-        Box::pin(self.0.add_tallies(tallies))
+    fn tally(&self, token: u64, tallies: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+        Box::pin(self.0.add_tallies(token, tallies))
     }
 
     fn stats(&self, since: Timestamp, until: Timestamp) -> BoxFuture<'_, Result<Vec<Tally>>> {

@@ -61,6 +61,7 @@ impl Backend for Fake {
             durable: false,
             shared: false,
             detach: false,
+            on_the_way: false,
             notices_death_within: Duration::ZERO,
             keeps_waiting_arguments: true,
             cancels_strangers: false,
@@ -150,7 +151,7 @@ impl Backend for Fake {
     fn workers(&self) -> BoxFuture<'_, Result<Vec<WorkerView>>> {
         ready(Err(Error::Closed))
     }
-    fn tally(&self, _: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
+    fn tally(&self, _: u64, _: Vec<Tally>) -> BoxFuture<'_, Result<()>> {
         ready(Err(Error::Closed))
     }
     fn stats(&self, _: Timestamp, _: Timestamp) -> BoxFuture<'_, Result<Vec<Tally>>> {

@@ -75,7 +75,7 @@ async fn a_remark_under_a_list_is_no_new_row() {
         tally.numbers.count(Count::Failed);
         tally
     };
-    backend.tally((0..20).map(tally).collect()).await.unwrap();
+    backend.tally(1, (0..20).map(tally).collect()).await.unwrap();
     let site = Site::start(&backend).await;
     let address = site.address;
     let (browser, ()) = look(Browser::start(), move |browser| {
@@ -85,7 +85,7 @@ async fn a_remark_under_a_list_is_no_new_row() {
     })
     .await;
     // It fails most, so it is listed, and 'and 1 more' under it is new too.
-    backend.tally(vec![tally(20), tally(20)]).await.unwrap();
+    backend.tally(2, vec![tally(20), tally(20)]).await.unwrap();
     let (browser, ()) = look(browser, |browser| {
         browser.until("!document.querySelector('.offer[data-for=tasks]').hidden");
         let offer = "document.querySelector('.offer[data-for=tasks]')";

@@ -47,7 +47,7 @@ impl Fleet {
         let this = Tally::minute_of(backend.now());
         for minute in this - 1439..=this {
             let tallies = (0..self.tasks).map(|task| self.tally(minute, task));
-            backend.tally(tallies.collect()).await.unwrap();
+            backend.tally(minute, tallies.collect()).await.unwrap();
         }
         this
     }

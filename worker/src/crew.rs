@@ -183,23 +183,27 @@ impl Crew {
 
     /// Moves the deadlines of runs without a hard limit, when half of the time is gone.
     pub(crate) async fn renew(&self) {
-        let claims: Vec<Claim> = self
+        let open = |claim: &Claim| claim.situation.hard_limit.is_none();
+        let (ids, claims): (Vec<JobId>, Vec<Claim>) = self
             .runs()
-            .values_mut()
-            .filter(|run| run.renewed.elapsed() > limits::DEADLINE_OPEN / 2)
-            .filter_map(|run| {
-                let (claim, _) = run
-                    .claim
-                    .as_ref()
-                    .filter(|(claim, _)| claim.situation.hard_limit.is_none())?;
-                run.renewed = Instant::now();
-                Some(claim.clone())
-            })
-            .collect();
-        if !claims.is_empty()
-            && let Err(error) = self.backend.claim(claims).await
-        {
-            tracing::warn!(%error, "deadlines could not be moved; the next beat tries again");
+            .iter()
+            .filter(|(_, run)| run.renewed.elapsed() > limits::DEADLINE_OPEN / 2)
+            .filter_map(|(id, run)| Some((*id, run.claim.as_ref()?.0.clone())))
+            .filter(|(_, claim)| open(claim))
+            .unzip();
+        if claims.is_empty() {
+            return;
+        }
+        match self.backend.claim(claims).await {
+            Ok(_) => {
+                let mut runs = self.runs();
+                for id in ids {
+                    if let Some(run) = runs.get_mut(&id) {
+                        run.renewed = Instant::now();
+                    }
+                }
+            }
+            Err(error) => tracing::warn!(%error, "deadlines could not be moved; the next beat tries again"),
         }
     }
 
@@ -296,7 +300,7 @@ pub(crate) enum Event {
     /// A delivery came.
     Delivered(Box<millhand_broker::Delivery>),
     /// A consumer ended by itself.
-    Deaf(millhand_proto::QueueName),
+    Ended(millhand_proto::QueueName),
     /// A job's outcome was stale: its copy is met again.
     Again(Box<Waiting>),
     /// A beat was answered: these queues are paused.
@@ -307,6 +311,8 @@ pub(crate) enum Event {
     Freed(Executor, Option<Duration>),
     /// An attempt is over.
     Over,
+    /// A job went back into its queue, unclaimed.
+    Back,
 }
 
 /// The right to run one job on an executor.

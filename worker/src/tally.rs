@@ -1,6 +1,6 @@
 //! What this worker counted and has not written yet.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -11,7 +11,8 @@ use millhand_proto::{AttemptEnd, Core, Count, Leaving, QueueName, Receipt, State
 /// How often what was counted is written.
 pub(crate) const FLUSH: Duration = Duration::from_secs(10);
 
-/// Minutes, queues and tasks that are kept while the store is away; the oldest are lost beyond.
+/// Minutes, queues and tasks that are kept while the store is away, beside what is being written; the
+/// oldest are lost beyond.
 const MOST: usize = 4096;
 
 type Of = (u64, QueueName, TaskName);
@@ -19,9 +20,17 @@ type Of = (u64, QueueName, TaskName);
 /// Numbers, in memory until they are written.
 #[derive(Debug, Default)]
 pub(crate) struct Tallies {
-    open: Mutex<HashMap<Of, Tally>>,
-    /// One flush at a time.
-    flushing: tokio::sync::Mutex<()>,
+    /// The oldest first.
+    open: Mutex<BTreeMap<Of, Tally>>,
+    /// What is being written. It is kept as it is, with its token, until it is known to be written.
+    sent: tokio::sync::Mutex<Option<Sent>>,
+}
+
+/// Numbers that may have been written.
+#[derive(Debug)]
+struct Sent {
+    token: u64,
+    tallies: Vec<Tally>,
 }
 
 /// What an attempt, or a copy that was not run, counts as.
@@ -72,7 +81,7 @@ impl Counted {
 }
 
 impl Tallies {
-    fn open(&self) -> MutexGuard<'_, HashMap<Of, Tally>> {
+    fn open(&self) -> MutexGuard<'_, BTreeMap<Of, Tally>> {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -91,35 +100,32 @@ impl Tallies {
             numbers.wait.record(Duration::from_micros(receipt.waited()));
             numbers.run.record(Duration::from_micros(receipt.run));
         }
+        if open.len() > MOST {
+            open.pop_first();
+        }
     }
 
+    /// Whether there is nothing to write.
     pub(crate) fn is_empty(&self) -> bool {
-        self.open().is_empty()
+        self.open().is_empty() && self.sent.try_lock().is_ok_and(|sent| sent.is_none())
     }
 
-    /// Writes what was counted. What cannot be written now is written with the next.
+    /// Writes what was counted. What may not have been written goes first, unchanged: under its token it
+    /// counts once.
     pub(crate) async fn flush(&self, backend: &dyn Backend) {
-        let _alone = self.flushing.lock().await;
-        let counted: Vec<Tally> = self.open().drain().map(|(_, tally)| tally).collect();
-        if counted.is_empty() {
-            return;
-        }
-        if let Err(error) = backend.tally(counted.clone()).await {
-            tracing::debug!(%error, "statistics could not be written; they are kept for the next time");
-            self.put_back(counted);
-        }
-    }
-
-    fn put_back(&self, mut counted: Vec<Tally>) {
-        let mut open = self.open();
-        counted.sort_unstable_by_key(|tally| std::cmp::Reverse(tally.minute));
-        for tally in counted {
-            let of = (tally.minute, tally.queue.clone(), tally.task.clone());
-            if let Some(newer) = open.get_mut(&of) {
-                newer.numbers.merge(&tally.numbers);
-            } else if open.len() < MOST {
-                open.insert(of, tally);
+        let mut sent = self.sent.lock().await;
+        loop {
+            if sent.is_none() {
+                let tallies: Vec<Tally> = std::mem::take(&mut *self.open()).into_values().collect();
+                let token = crate::crew::random();
+                *sent = (!tallies.is_empty()).then_some(Sent { token, tallies });
             }
+            let Some(Sent { token, tallies }) = &*sent else { return };
+            if let Err(error) = backend.tally(*token, tallies.clone()).await {
+                tracing::debug!(%error, "statistics could not be written; they are kept for the next time");
+                return;
+            }
+            *sent = None;
         }
     }
 }
@@ -139,7 +145,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_could_not_be_written_is_written_with_the_next() {
+    async fn what_could_not_be_written_is_written_with_the_next_and_nothing_counts_twice() {
         let backend = Faulty::around(Memory::open().unwrap());
         let tallies = Tallies::default();
         let succeeded = Counted {
@@ -151,35 +157,46 @@ mod tests {
         };
         let now = backend.now();
         let minute = Tally::minute_of(now);
+        let counts = async || {
+            let stats = backend.stats(now, now).await.unwrap();
+            let counts = stats
+                .iter()
+                .map(|t| (t.numbers.get(Count::Succeeded), t.numbers.run.count()));
+            counts.collect::<Vec<_>>()
+        };
         tallies.count(minute, &core("t"), &succeeded);
         backend.plan(Door::Tally, Fault::RequestLost, 1);
         tallies.flush(&*backend).await;
-        assert!(backend.stats(now, now).await.unwrap().is_empty());
+        assert_eq!(counts().await, []);
         tallies.count(minute, &core("t"), &succeeded);
         tallies.flush(&*backend).await;
+        assert_eq!(counts().await, [(2, 2)]);
+        tallies.count(minute, &core("t"), &succeeded);
+        backend.plan(Door::Tally, Fault::AnswerLost, 2);
+        tallies.flush(&*backend).await;
+        assert_eq!(counts().await, [(3, 3)]);
+        tallies.count(minute, &core("t"), &succeeded);
+        tallies.flush(&*backend).await;
+        assert!(!tallies.is_empty());
+        tallies.flush(&*backend).await;
         assert!(tallies.is_empty());
+        assert_eq!(counts().await, [(4, 4)]);
         // Nothing is asked when there is nothing to write: this fault stays.
         backend.plan(Door::Tally, Fault::RequestLost, 1);
         tallies.flush(&*backend).await;
         assert_eq!(backend.left(), 1);
-        let stats = backend.stats(now, now).await.unwrap();
-        assert_eq!(
-            (
-                stats.len(),
-                stats[0].numbers.get(Count::Succeeded),
-                stats[0].numbers.run.count()
-            ),
-            (1, 2, 2)
-        );
     }
 
     #[test]
     fn what_is_kept_is_bounded_and_the_newest_stays() {
         let tallies = Tallies::default();
-        let core = core("t");
-        let minutes = u64::try_from(MOST).unwrap() + 10;
-        let counted = (0..minutes).map(|minute| Tally::new(minute, core.queue.clone(), core.task.clone()));
-        tallies.put_back(counted.collect());
+        let dead = Counted {
+            counts: [Some(Count::Dead), None],
+            receipt: None,
+        };
+        for minute in 0..u64::try_from(MOST).unwrap() + 10 {
+            tallies.count(minute, &core("t"), &dead);
+        }
         assert_eq!(tallies.open().len(), MOST);
         assert_eq!(tallies.open().keys().map(|of| of.0).min(), Some(10));
     }

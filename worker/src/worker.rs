@@ -73,7 +73,12 @@ pub enum WorkerError {
     Start(#[from] std::io::Error),
     /// Deliveries ended by themselves.
     #[error("deliveries from queue {0} ended; the worker stops so that another can take its place")]
-    Deaf(QueueName),
+    Ended(QueueName),
+    /// Jobs are ready and slots are free, and nothing came for a minute.
+    #[error(
+        "deaf: jobs are ready in queue {0}, and none came for a minute; the worker stops so that another can take its place"
+    )]
+    Silent(QueueName),
     /// The worker's own thread ended without an answer.
     #[error("the worker's loop ended without an answer")]
     Lost,
@@ -254,6 +259,9 @@ impl Worker {
     /// Runs jobs until none is left, delayed ones and retries included; on a standing clock
     /// ([`millhand_broker::memory::Memory::standing`]) time jumps to the next one. For tests: tasks
     /// of the process executor run on threads, since a test binary cannot be started again.
+    ///
+    /// On RabbitMQ and Redis delayed jobs, retries among them, are **not** waited for: RabbitMQ does not
+    /// tell whether any are on their way. It ends when nothing is ready and nothing runs here.
     ///
     /// # Errors
     /// As [`run`](Self::run).

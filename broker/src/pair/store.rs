@@ -80,6 +80,8 @@ pub(crate) enum Key {
     Control,
     /// Fields: the numbers of one minute, by queue, task and part.
     Minute(u64),
+    /// This piece of the numbers with this token was added.
+    Flushed(u64, usize),
     /// Fields: queues, each with when it was seen empty last.
     Empty,
     /// Notes of messages that could not be read; capped.

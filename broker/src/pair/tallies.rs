@@ -7,7 +7,7 @@ use bytes::Bytes;
 use millhand_proto::{Numbers, QueueName, Tally, TaskName, Timestamp, limits};
 
 use super::Pair;
-use super::store::{Effect, Key, Read, Swap};
+use super::store::{Effect, Expected, Key, Read, Swap, Version, Write};
 use crate::error::Result;
 use crate::view::oldest_minute;
 
@@ -17,31 +17,41 @@ const KEEP: Duration = limits::KEEP_STATS.saturating_add(Duration::from_secs(360
 const PIECE: usize = 500;
 /// Minutes that are read in one piece: a fleet has thousands of numbers in each.
 const MINUTES: usize = 5;
+/// How long it is known which pieces were added.
+const REPEATS: Duration = Duration::from_secs(3600);
+/// What stands for a piece that was added.
+const FLUSHED: Version = *b"flushed.";
 
 impl Pair {
-    pub(super) async fn add_tallies(&self, tallies: Vec<Tally>) -> Result<()> {
+    pub(super) async fn add_tallies(&self, token: u64, tallies: Vec<Tally>) -> Result<()> {
         let oldest = oldest_minute(self.store.now());
-        let fresh = tallies.iter().filter(|tally| tally.minute >= oldest);
-        let adds: Vec<Effect> = fresh
+        let adds: Vec<(u64, String, u64)> = tallies
+            .iter()
             .flat_map(|tally| {
-                let Tally {
-                    minute,
-                    queue,
-                    task,
-                    numbers,
-                } = tally;
-                let parts = numbers.parts();
-                parts.map(move |(part, n)| Effect::Add(Key::Minute(*minute), format!("{queue}/{task}/{part}"), n, KEEP))
+                let (minute, queue, task) = (tally.minute, &tally.queue, &tally.task);
+                let parts = tally.numbers.parts();
+                parts.map(move |(part, n)| (minute, format!("{queue}/{task}/{part}"), n))
             })
             .collect();
-        let pieces = adds.chunks(PIECE).map(|effects| Swap {
-            writes: Vec::new(),
-            effects: effects.to_vec(),
+        // Old minutes are passed over in their pieces: a piece is the same one when it is repeated.
+        let pieces = adds.chunks(PIECE).zip(0..).map(|(adds, piece)| Swap {
+            writes: vec![Write {
+                key: Key::Flushed(token, piece),
+                expected: Expected::Absent,
+                bytes: Some(FLUSHED.to_vec()),
+                keep: REPEATS,
+            }],
+            effects: adds
+                .iter()
+                .filter(|(minute, ..)| *minute >= oldest)
+                .map(|(minute, field, n)| Effect::Add(Key::Minute(*minute), field.clone(), *n, KEEP))
+                .collect(),
         });
-        let pieces: Vec<Swap> = pieces.collect();
+        let pieces: Vec<Swap> = pieces.filter(|piece| !piece.effects.is_empty()).collect();
         if pieces.is_empty() {
             return Ok(());
         }
+        // What stands already was added by a call whose answer was lost.
         self.store.swap(pieces).await.map(drop)
     }
 

@@ -53,6 +53,7 @@ impl Names {
             Key::Tasks => write!(name, "tasks"),
             Key::Control => write!(name, "control"),
             Key::Minute(minute) => write!(name, "n:{minute}"),
+            Key::Flushed(token, piece) => write!(name, "f:{token:016x}:{piece}"),
             Key::Empty => write!(name, "empty"),
             Key::Unreadable => write!(name, "unreadable"),
             Key::Caretaker => write!(name, "caretaker"),

@@ -259,6 +259,7 @@ fn keys_and_channels_are_as_they_were_frozen() {
         Key::Tasks,
         Key::Control,
         Key::Minute(29_581_230),
+        Key::Flushed(0x0123_4567_89ab_cdef, 2),
         Key::Empty,
         Key::Unreadable,
         Key::Caretaker,

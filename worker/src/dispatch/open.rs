@@ -1,0 +1,140 @@
+//! How a worker starts.
+
+use std::collections::HashMap;
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millhand_broker::{Error, Subscription, WorkerBeat};
+use millhand_proto::{Mailbox, WorkerId, limits};
+use tokio::sync::mpsc;
+
+use super::beat::Duties;
+use super::{Bench, Dispatch, Ears, Plan, Tap};
+use crate::crew::{Crew, Event};
+use crate::executors::{Executors, Sizes};
+use crate::registry::Executor;
+use crate::room::Room;
+use crate::worker::WorkerError;
+
+/// Tasks that a beat names.
+const NAMED: usize = 100;
+
+impl Dispatch {
+    /// Starts the executors and the consumers, and says for the first time that this worker lives.
+    pub(super) async fn open(plan: Plan) -> Result<(Self, Ears), WorkerError> {
+        let me: WorkerId = Mailbox::from_random(*uuid::Uuid::new_v4().as_bytes());
+        let slots = plan.slots;
+        let sizes = Sizes {
+            asyncs: slots.asyncs,
+            threads: slots.threads,
+            processes: slots.processes,
+        };
+        let executors = Executors::start(Arc::clone(&plan.registry), sizes, plan.tasks, plan.states)?;
+        let mut benches = HashMap::new();
+        for (executor, slots) in [
+            (Executor::Async, slots.asyncs),
+            (Executor::Thread, slots.threads),
+            (Executor::Process, slots.processes),
+        ] {
+            let slots = if plan.registry.uses(executor) { slots } else { 0 };
+            benches.insert(
+                executor,
+                Bench {
+                    slots,
+                    free: slots,
+                    ..Bench::default()
+                },
+            );
+        }
+        let all: usize = benches.values().map(|b| b.slots).sum();
+        let window = (4 * all).clamp(1, limits::SETTLE_WINDOW);
+        let crew = Arc::new(Crew::new(
+            Arc::clone(&plan.backend),
+            me,
+            plan.registry,
+            executors,
+            window,
+        ));
+        let (events, inbox) = mpsc::unbounded_channel();
+        let tasks: Vec<_> = crew
+            .registry
+            .tasks()
+            .map(|(name, _)| name.clone())
+            .take(NAMED)
+            .collect();
+        let said = WorkerBeat {
+            worker: me,
+            host: std::fs::read_to_string("/proc/sys/kernel/hostname")
+                .map_or_else(|_| "localhost".into(), |h| h.trim().to_owned()),
+            pid: std::process::id(),
+            started: plan.backend.now(),
+            queues: plan.queues.clone(),
+            tasks,
+            slots: u32::try_from(all).unwrap_or(u32::MAX),
+            running: 0,
+        };
+        let mut this = Self {
+            crew,
+            benches,
+            room: Room::default(),
+            taps: HashMap::new(),
+            under_way: 0,
+            going_back: 0,
+            delivered: Instant::now(),
+            parcel_jobs: 16,
+            said,
+            duties: Duties::default(),
+            events,
+        };
+        // The consumers make this process known as a worker before its mailbox is opened.
+        let prefetch = this.prefetch();
+        for queue in plan.queues {
+            let subscription = Subscription {
+                worker: me,
+                queue: queue.clone(),
+                prefetch,
+            };
+            let mut consumer = reached(|| plan.backend.consume(subscription.clone())).await?;
+            let events = this.events.clone();
+            let name = queue.clone();
+            tokio::spawn(async move {
+                while let Some(delivery) = consumer.deliveries.recv().await {
+                    if events.send(Event::Delivered(Box::new(delivery))).is_err() {
+                        return;
+                    }
+                }
+                let _ = events.send(Event::Ended(name));
+            });
+            this.taps.insert(
+                queue,
+                Tap {
+                    flow: consumer.flow,
+                    paused: false,
+                    came: tokio::time::Instant::now(),
+                },
+            );
+        }
+        let mails = reached(|| plan.backend.watch(me)).await?;
+        let beats = tokio::time::interval(limits::BEAT);
+        Ok((this, Ears { inbox, mails, beats }))
+    }
+}
+
+/// Asks until the servers can be reached: a worker may be there before them.
+async fn reached<T, F>(ask: impl Fn() -> F) -> Result<T, Error>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut wait = Duration::from_millis(100);
+    loop {
+        match ask().await {
+            Err(error @ Error::Unreachable { .. }) => {
+                tracing::warn!(%error, "the worker waits for its servers");
+                tokio::time::sleep(wait).await;
+                wait = (wait * 2).min(Duration::from_secs(2));
+            }
+            answer => return answer,
+        }
+    }
+}

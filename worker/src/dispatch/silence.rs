@@ -1,0 +1,61 @@
+//! Whether this worker is deaf: jobs are ready, slots are free, and its consumer brings nothing.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millhand_proto::QueueName;
+
+use super::{Dispatch, Tap};
+use crate::crew::{Crew, Event};
+
+/// After so long without a delivery it is looked.
+const SILENCE: Duration = Duration::from_secs(60);
+/// After this the jobs are still there.
+const SILENCE_AGAIN: Duration = Duration::from_secs(3);
+
+impl Dispatch {
+    /// Looks after queues that are silent.
+    pub(super) fn listen(&mut self) {
+        let silent = self.silent();
+        if silent.is_empty() {
+            return;
+        }
+        let (crew, events) = (Arc::clone(&self.crew), self.events.clone());
+        self.duties.listening.begin(async move {
+            for queue in silent {
+                if jobs_stay_away(&crew, &queue).await {
+                    let _ = events.send(Event::Silent(queue));
+                }
+            }
+        });
+    }
+
+    /// Queues from which nothing came for long, though all slots are free.
+    pub(super) fn silent(&self) -> Vec<QueueName> {
+        if self
+            .benches
+            .values()
+            .any(|bench| bench.free < bench.slots || bench.held)
+            || !self.room.is_empty()
+        {
+            return Vec::new();
+        }
+        let silent = |tap: &Tap| !tap.paused && tap.came.elapsed() > SILENCE;
+        self.taps
+            .iter()
+            .filter(|(_, tap)| silent(tap))
+            .map(|(queue, _)| queue.clone())
+            .collect()
+    }
+}
+
+/// Some of a queue's jobs are ready, and still are when they had time to come.
+async fn jobs_stay_away(crew: &Crew, queue: &QueueName) -> bool {
+    for wait in [SILENCE_AGAIN, Duration::ZERO] {
+        match crew.backend.pending(vec![queue.clone()]).await {
+            Ok(pending) if pending.ready > 0 => tokio::time::sleep(wait).await,
+            _ => return false,
+        }
+    }
+    true
+}

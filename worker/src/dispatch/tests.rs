@@ -1,0 +1,119 @@
+//! On a clock that runs ahead whenever nobody has anything to do: a minute takes no time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millhand_broker::faults::{Door, Fault, Faulty};
+use millhand_broker::memory::Memory;
+use millhand_proto::{Core, JobId, Parcel, Task, TaskName};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::*;
+use crate::Context;
+use crate::registry::TaskOptions;
+
+const HOUR: Duration = Duration::from_secs(3600);
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[derive(Serialize, Deserialize)]
+struct Sleep {}
+
+impl Task for Sleep {
+    const NAME: &'static str = "sleep";
+    type Output = ();
+}
+
+/// A back end with one job, which sleeps for a minute, and how a worker is to run it.
+async fn with_a_job(started: mpsc::UnboundedSender<()>) -> (Arc<Faulty>, Plan) {
+    let backend = Faulty::around(Memory::open().unwrap());
+    let queue = QueueName::default();
+    let task = TaskName::new(Sleep::NAME).unwrap();
+    let mut core = Core::new(JobId::given("x"), task, queue.clone(), backend.now());
+    core.args = rmp_serde::to_vec_named(&Sleep {}).unwrap().into();
+    let pushed = backend.push(vec![Parcel::pack(vec![core]).unwrap()]).await;
+    assert_eq!(pushed, [millhand_broker::Pushed::Accepted]);
+    let mut registry = Registry::default();
+    let sleep = move |_: Sleep, _: Context| {
+        let _ = started.send(());
+        async {
+            tokio::time::sleep(MINUTE).await;
+            Ok(())
+        }
+    };
+    registry.on_async(sleep, TaskOptions::default());
+    let plan = Plan {
+        backend: Arc::<Faulty>::clone(&backend),
+        queues: vec![queue],
+        slots: Slots::default(),
+        grace: HOUR,
+        registry: Arc::new(registry),
+        states: Arc::default(),
+        tasks: tokio::runtime::Handle::current(),
+    };
+    (backend, plan)
+}
+
+fn never() -> Until {
+    Until::Told(Box::pin(std::future::pending()))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_to_which_no_ready_job_comes_for_a_minute_says_that_it_is_deaf() {
+    let (backend, plan) = with_a_job(mpsc::unbounded_channel().0).await;
+    backend.plan(Door::Consume, Fault::RequestLost, 1);
+    let began = Instant::now();
+    let ended = Dispatch::run(plan, never(), CancellationToken::new()).await;
+    assert!(began.elapsed() > MINUTE);
+    let Err(error @ WorkerError::Silent(_)) = ended else {
+        panic!("{ended:?}");
+    };
+    // What operators are told to look for.
+    assert!(error.to_string().starts_with("deaf: "), "{error}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_that_stops_beats_until_its_jobs_have_ended() {
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (backend, plan) = with_a_job(started).await;
+    let (stop, stopped) = tokio::sync::oneshot::channel();
+    let until = Until::Told(Box::pin(async {
+        let _ = stopped.await;
+    }));
+    let worker = tokio::spawn(Dispatch::run(plan, until, CancellationToken::new()));
+    starts.recv().await.unwrap();
+    let beats = 1000;
+    backend.plan(Door::Beat, Fault::RequestLost, beats);
+    stop.send(()).unwrap();
+    worker.await.unwrap().unwrap();
+    let beaten = beats - backend.left();
+    assert!(beaten >= 11, "{beaten} beats in a minute");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_only_goes_back_does_not_keep_a_worker_for_its_grace() {
+    let (backend, plan) = with_a_job(mpsc::unbounded_channel().0).await;
+    let (mut this, mut ears) = Dispatch::open(plan).await.unwrap();
+    let delivered = async {
+        while this.room.is_empty() {
+            let event = ears.inbox.recv().await.unwrap();
+            this.see(event).unwrap();
+        }
+    };
+    delivered.await;
+    backend.plan(Door::Settle, Fault::RequestLost, 100_000);
+    let began = Instant::now();
+    this.stop(ears, HOUR).await;
+    assert!(began.elapsed() < MINUTE, "{:?}", began.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_passing_fault_is_not_the_end_of_what_is_to_be_done() {
+    let (started, starts) = mpsc::unbounded_channel();
+    let (backend, plan) = with_a_job(started).await;
+    backend.plan(Door::Pending, Fault::RequestLost, 5);
+    let ended = Dispatch::run(plan, Until::Idle, CancellationToken::new()).await;
+    assert!(ended.is_ok(), "{ended:?}");
+    assert_eq!((starts.len(), backend.left()), (1, 0));
+}
