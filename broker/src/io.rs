@@ -1,16 +1,18 @@
 //! A runtime and thread of its own for connections, so that neither task code nor the end of a
 //! caller's runtime can stall them.
 
+use std::sync::Arc;
+
 use tokio::runtime::Handle;
 use tokio::sync::oneshot;
 
 use crate::error::{Error, Result};
 
-/// The thread that drives connections; it ends when this is dropped.
-#[derive(Debug)]
+/// The thread that drives connections; it ends when the last of these is dropped.
+#[derive(Clone, Debug)]
 pub(crate) struct Io {
     handle: Handle,
-    _end: oneshot::Sender<()>,
+    _end: Arc<oneshot::Sender<()>>,
 }
 
 impl Io {
@@ -28,7 +30,8 @@ impl Io {
                 let _ = runtime.block_on(ended);
             })
             .map_err(failed)?;
-        Ok(Self { handle, _end: end })
+        let _end = Arc::new(end);
+        Ok(Self { handle, _end })
     }
 
     pub(crate) fn handle(&self) -> &Handle {

@@ -74,11 +74,10 @@ pub(crate) struct Pair {
 }
 
 impl Pair {
-    pub(crate) fn new(queue: Arc<dyn Queue>, store: Arc<dyn Store>) -> Result<Arc<Self>> {
-        let io = Io::start("millhand-pair")?;
+    pub(crate) fn new(queue: Arc<dyn Queue>, store: Arc<dyn Store>, io: Io) -> Arc<Self> {
         let trust = Arc::<Trust>::default();
         let records = Arc::new(Records::new(&store, &trust, &io));
-        Ok(Arc::new(Self {
+        Arc::new(Self {
             ledger: Ledger::new(Arc::clone(&records)),
             notes: Notes::start(Arc::clone(&store), &io),
             queue,
@@ -93,7 +92,7 @@ impl Pair {
             restore_due: false.into(),
             rebuild_due: false.into(),
             io,
-        }))
+        })
     }
 
     /// Effects without a swap.

@@ -42,10 +42,9 @@ pub(crate) struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// `url` is taken apart, nothing is connected.
-    pub(crate) fn new(url: &str, place: String, namespace: &str) -> Result<Arc<Self>> {
+    /// `url` is taken apart, nothing is connected; that happens on `io`.
+    pub(crate) fn new(url: &str, place: String, namespace: &str, io: Io) -> Result<Arc<Self>> {
         let uri = parse(url).map_err(|problem| Error::unusable(&place, problem))?;
-        let io = Io::start("millhand-rabbitmq")?;
         let names = Names::new(namespace);
         let acks = Arc::<Acks>::default();
         let link = Link::start(&place, "consumes", &uri, &io);

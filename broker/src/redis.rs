@@ -18,6 +18,7 @@ use self::keys::Names;
 use self::link::{Link, millis};
 use crate::backend::{BoxFuture, Mail};
 use crate::error::{Error, Result};
+use crate::io::Io;
 use crate::pair::store::{Effect, Epoch, Expected, Found, Key, Read, Store, Swap, Swapped};
 
 /// Bytes of one script call, unless a single swap has more.
@@ -30,12 +31,12 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// `url` is taken apart, nothing is connected.
-    pub(crate) fn new(url: &str, place: String, namespace: &str, shards: u16) -> Result<Arc<Self>> {
+    /// `url` is taken apart, nothing is connected; that happens on `io`.
+    pub(crate) fn new(url: &str, place: String, namespace: &str, shards: u16, io: Io) -> Result<Arc<Self>> {
         let info = redis::IntoConnectionInfo::into_connection_info(url)
             .map_err(|_| Error::unusable(&place, "it is no Redis URL: redis://USER:PASSWORD@HOST:PORT/DB".into()))?;
         let names = Names::new(namespace, shards);
-        let link = Link::new(place, info, names, include_str!("redis/swap.lua"))?;
+        let link = Link::new(place, info, names, include_str!("redis/swap.lua"), io)?;
         Ok(Arc::new(Self { link }))
     }
 
@@ -81,73 +82,58 @@ impl Redis {
         answers.into_iter().map(|a| a.ok_or_else(|| self.strange())).collect()
     }
 
-    fn command<'s>(&self, swaps: impl Iterator<Item = &'s Swap>, count: usize) -> redis::Cmd {
+    /// Keys come before arguments, both in the order in which the script takes them.
+    fn command<'s>(&self, swaps: impl Iterator<Item = &'s Swap> + Clone, count: usize) -> redis::Cmd {
         let names = &self.link.names;
-        let mut keys: Vec<String> = Vec::new();
-        let mut args = Args(Vec::new());
-        args.number(count);
+        let keys = || swaps.clone().flat_map(Swap::keys);
+        let mut command = redis::Cmd::with_capacity(64 * count, 1024 * count);
+        command
+            .arg("EVALSHA")
+            .arg(self.link.swap.get_hash())
+            .arg(keys().count());
+        for key in keys() {
+            command.arg(names.key(key));
+        }
+        command.arg(count);
         for swap in swaps {
-            args.number(swap.writes.len());
+            command.arg(swap.writes.len());
             for write in &swap.writes {
-                keys.push(names.key(&write.key));
-                match &write.expected {
-                    Expected::Absent => args.bytes(b""),
-                    Expected::Fresh => args.bytes(b"fresh"),
-                    Expected::Version(version) => args.bytes(version),
-                }
-                args.span(write.keep);
-                args.bytes(write.bytes.as_deref().unwrap_or_default());
+                let expected: &[u8] = match &write.expected {
+                    Expected::Absent => b"",
+                    Expected::Fresh => b"fresh",
+                    Expected::Version(version) => version,
+                };
+                let bytes = write.bytes.as_deref().unwrap_or_default();
+                command.arg(expected).arg(millis(write.keep)).arg(bytes);
             }
-            args.number(swap.effects.len());
+            command.arg(swap.effects.len());
             for effect in &swap.effects {
-                // What, bytes, how long it is kept, and a field: always four.
-                let none: &[u8] = b"";
-                match effect {
-                    Effect::Put(key, bytes, keep) => {
-                        keys.push(names.key(key));
-                        args.effect(b"put", bytes, *keep, none);
-                    }
-                    Effect::Delete(key) => {
-                        keys.push(names.key(key));
-                        args.effect(b"del", none, Duration::ZERO, none);
-                    }
-                    Effect::Append(key, bytes, keep) => {
-                        keys.push(names.key(key));
-                        args.effect(b"app", bytes, *keep, b"0");
-                    }
-                    Effect::AppendCapped(key, bytes, keep, most) => {
-                        keys.push(names.key(key));
-                        args.effect(b"app", bytes, *keep, most.to_string().as_bytes());
-                    }
-                    Effect::Field(key, field, bytes, keep) => {
-                        keys.push(names.key(key));
-                        args.effect(b"fld", bytes, *keep, field.as_bytes());
-                    }
-                    Effect::Unfield(key, field) => {
-                        keys.push(names.key(key));
-                        args.effect(b"unf", none, Duration::ZERO, field.as_bytes());
-                    }
-                    Effect::Add(key, field, number, keep) => {
-                        keys.push(names.key(key));
-                        args.effect(b"add", number.to_string().as_bytes(), *keep, field.as_bytes());
-                    }
-                    Effect::Post(mailbox, mail) => {
-                        let (kind, id) = mail::encode(*mail);
-                        args.bytes(b"post");
-                        args.bytes(&id);
-                        args.bytes(kind.as_bytes());
-                        args.bytes(names.channel(*mailbox).as_bytes());
-                    }
-                }
+                self.effect(&mut command, effect);
             }
         }
-        let mut command = redis::cmd("EVALSHA");
         command
-            .arg(self.link.swap.get_hash())
-            .arg(keys.len())
-            .arg(keys)
-            .arg(args.0);
-        command
+    }
+
+    /// What, bytes, how long it is kept, and a field: always four.
+    fn effect(&self, command: &mut redis::Cmd, effect: &Effect) {
+        let none: &[u8] = b"";
+        let mut say = |what: &str, bytes: &[u8], keep: Duration, field: &[u8]| {
+            command.arg(what).arg(bytes).arg(millis(keep)).arg(field);
+        };
+        match effect {
+            Effect::Put(_, bytes, keep) => say("put", bytes, *keep, none),
+            Effect::Delete(_) => say("del", none, Duration::ZERO, none),
+            Effect::Append(_, bytes, keep) => say("app", bytes, *keep, b"0"),
+            Effect::AppendCapped(_, bytes, keep, most) => say("app", bytes, *keep, most.to_string().as_bytes()),
+            Effect::Field(_, field, bytes, keep) => say("fld", bytes, *keep, field.as_bytes()),
+            Effect::Unfield(_, field) => say("unf", none, Duration::ZERO, field.as_bytes()),
+            Effect::Add(_, field, number, keep) => say("add", number.to_string().as_bytes(), *keep, field.as_bytes()),
+            Effect::Post(mailbox, mail) => {
+                let (kind, id) = mail::encode(*mail);
+                let channel = self.link.names.channel(*mailbox);
+                command.arg("post").arg(&id[..]).arg(kind).arg(channel);
+            }
+        }
     }
 
     async fn read(&self, reads: Vec<Read>) -> Result<Vec<Found>> {
@@ -237,10 +223,13 @@ struct Call {
 }
 
 impl Swap {
+    fn keys(&self) -> impl Iterator<Item = &Key> {
+        let written = self.writes.iter().map(|write| &write.key);
+        written.chain(self.effects.iter().filter_map(Effect::key))
+    }
+
     fn shard(&self, names: &Names) -> u16 {
-        let of_effect = self.effects.iter().find_map(Effect::key);
-        let key = self.writes.first().map(|write| &write.key).or(of_effect);
-        key.map_or(0, |key| names.shard(key))
+        self.keys().next().map_or(0, |key| names.shard(key))
     }
 
     /// What it adds to a call, about.
@@ -269,26 +258,6 @@ impl Effect {
             | Self::Add(key, ..) => Some(key),
             Self::Post(..) => None,
         }
-    }
-}
-
-struct Args(Vec<Vec<u8>>);
-
-impl Args {
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.0.push(bytes.to_vec());
-    }
-    fn number(&mut self, number: usize) {
-        self.0.push(number.to_string().into_bytes());
-    }
-    fn span(&mut self, span: Duration) {
-        self.0.push(millis(span).to_string().into_bytes());
-    }
-    fn effect(&mut self, what: &[u8], bytes: &[u8], keep: Duration, field: &[u8]) {
-        self.bytes(what);
-        self.bytes(bytes);
-        self.span(keep);
-        self.bytes(field);
     }
 }
 

@@ -8,6 +8,7 @@ use millhand_proto::Namespace;
 
 use crate::backend::Backend;
 use crate::error::Result;
+use crate::io::Io;
 use crate::memory::Memory;
 use crate::pair::{self, Pair};
 use crate::rabbitmq::RabbitMq;
@@ -284,9 +285,11 @@ pub fn open(url: &BackendUrl) -> Result<Arc<dyn Backend>> {
             namespace,
             shards,
         }) => {
-            let queue = RabbitMq::new(&broker.url, broker.place.clone(), namespace.as_str())?;
-            let store = Redis::new(&store.url, store.place.clone(), namespace.as_str(), *shards)?;
-            Arc::new(pair::Shared(Pair::new(queue, store)?))
+            // One thread for both: what is written of a job goes from one to the other.
+            let io = Io::start("millhand-io")?;
+            let queue = RabbitMq::new(&broker.url, broker.place.clone(), namespace.as_str(), io.clone())?;
+            let store = Redis::new(&store.url, store.place.clone(), namespace.as_str(), *shards, io.clone())?;
+            Arc::new(pair::Shared(Pair::new(queue, store, io)))
         }
     })
 }

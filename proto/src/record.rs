@@ -317,7 +317,17 @@ impl Record {
     /// # Errors
     /// Never with these types; the encoder's signature asks for it.
     pub fn encode(&self) -> Result<Vec<u8>, RecordError> {
-        rmp_serde::to_vec_named(self).map_err(|e| RecordError(e.to_string()))
+        let mut bytes = Vec::with_capacity(512);
+        self.append_to(&mut bytes)?;
+        Ok(bytes)
+    }
+
+    /// Appends its bytes.
+    ///
+    /// # Errors
+    /// Never with these types; the encoder's signature asks for it.
+    pub fn append_to(&self, bytes: &mut Vec<u8>) -> Result<(), RecordError> {
+        rmp_serde::encode::write_named(bytes, self).map_err(|e| RecordError(e.to_string()))
     }
 
     /// Reads a record.

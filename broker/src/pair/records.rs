@@ -361,9 +361,10 @@ impl Work {
 
 /// Version and record as they are stored.
 pub(super) fn encode(version: Version, record: &Record) -> Vec<u8> {
-    let mut bytes = version.to_vec();
+    let mut bytes = Vec::with_capacity(512);
+    bytes.extend(version);
     // The encoder of these types has no way to fail.
-    bytes.extend(record.encode().unwrap_or_default());
+    let _ = record.append_to(&mut bytes);
     bytes
 }
 

@@ -27,19 +27,14 @@ use crate::view::WorkerBeat;
 struct Side {
     store: Arc<dyn Store>,
     records: Records,
-    _io: Io,
 }
 
 impl Side {
     fn of(server: &Server) -> Self {
-        let store: Arc<dyn Store> = Redis::new(&server.url(), server.url(), "tests", 1).unwrap();
         let io = Io::start("tests").unwrap();
+        let store: Arc<dyn Store> = Redis::new(&server.url(), server.url(), "tests", 1, io.clone()).unwrap();
         let records = Records::new(&store, &Arc::<Trust>::default(), &io);
-        Self {
-            store,
-            records,
-            _io: io,
-        }
+        Self { store, records }
     }
 
     async fn change(&self, change: Change) -> Reply {
@@ -210,9 +205,11 @@ async fn a_cancel_finds_the_job_where_it_has_moved() {
 #[tokio::test(flavor = "multi_thread")]
 async fn pauses_outlive_a_store_that_starts_empty() {
     let server = Server::start();
-    let store = Redis::new(&server.url(), server.url(), "tests", 1).unwrap();
+    let io = Io::start("tests").unwrap();
+    let store = Redis::new(&server.url(), server.url(), "tests", 1, io.clone()).unwrap();
     let nowhere = "amqp://127.0.0.1:1";
-    let pair = Pair::new(RabbitMq::new(nowhere, nowhere.into(), "tests").unwrap(), store).unwrap();
+    let queue = RabbitMq::new(nowhere, nowhere.into(), "tests", io.clone()).unwrap();
+    let pair = Pair::new(queue, store, io);
     pair.hear().await.unwrap();
     let queue = QueueName::new("q").unwrap();
     let beat = || WorkerBeat::new(worker(), Timestamp::default(), vec![queue.clone()]);

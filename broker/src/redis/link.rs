@@ -69,7 +69,7 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(place: String, info: ConnectionInfo, names: Names, script: &str) -> Result<Arc<Self>> {
+    pub(super) fn new(place: String, info: ConnectionInfo, names: Names, script: &str, io: Io) -> Result<Arc<Self>> {
         let tcp = TcpSettings::default().set_nodelay(true);
         let settings = info
             .redis_settings()
@@ -90,7 +90,7 @@ impl Link {
             keeping: false.into(),
             checked: false.into(),
             last_failure: Mutex::default(),
-            io: Io::start("millhand-redis")?,
+            io,
         }))
     }
 

@@ -16,7 +16,7 @@ use crate::pair::store::{EVERYBODY, Write};
 const SOON: Duration = Duration::from_secs(20);
 
 fn store(server: &Server) -> Arc<Redis> {
-    Redis::new(&server.url(), server.url(), "tests", 1).unwrap()
+    Redis::new(&server.url(), server.url(), "tests", 1, Io::start("tests").unwrap()).unwrap()
 }
 
 fn put(number: u8) -> Swap {
@@ -71,7 +71,7 @@ async fn a_wrong_password_and_newer_data_are_refused_without_secrets() {
     server.command(&["CONFIG", "SET", "requirepass", "right-canary"]);
     for user in ["", ":wrong-canary@"] {
         let url = format!("redis://{user}127.0.0.1:{}", server.port());
-        let store = Redis::new(&url, server.url(), "tests", 1).unwrap();
+        let store = Redis::new(&url, server.url(), "tests", 1, Io::start("tests").unwrap()).unwrap();
         let said = refused(store.swap(vec![put(1)]).await);
         assert!(said.contains("password") && !said.contains("canary"), "{said}");
     }
