@@ -16,13 +16,10 @@ use crate::coalesce::Coalescer;
 use crate::error::{Error, Result};
 use crate::io::{Io, random};
 
-/// Batches that may be under way at once. All changes of one parcel's jobs take the same lane, so
-/// that a process has one swap per record in flight.
-const LANES: usize = 4;
 /// What is written beside the records of one parcel in one swap, in bytes, about.
 const SWAP_BYTES: usize = 1 << 20;
-/// Changes in one batch.
-const BATCH: usize = 256;
+/// Callers whose changes may be joined: each brings as many as it has at once.
+const CALLERS: usize = 256;
 /// Times that a change is applied again because somebody else was faster.
 const ROUNDS: usize = 20;
 
@@ -40,7 +37,8 @@ struct Cached {
 /// The door to all records.
 #[derive(Debug)]
 pub(super) struct Records {
-    lanes: Vec<Coalescer<Change, Result<Reply>>>,
+    /// One batch at a time: a process has one swap per record in flight.
+    door: Coalescer<Vec<Change>, Vec<Result<Reply>>>,
     cache: Arc<Mutex<Cache>>,
 }
 
@@ -52,32 +50,32 @@ impl Records {
     /// Batches are worked on `io`: who asks first may block his runtime, or end it.
     pub(super) fn new(store: &Arc<dyn Store>, trust: &Arc<Trust>, io: &Io) -> Self {
         let cache: Arc<Mutex<Cache>> = Arc::default();
-        let lane = |_| {
-            let lane = Lane {
-                store: Arc::clone(store),
-                trust: Arc::clone(trust),
-                cache: Arc::clone(&cache),
-            };
-            let lane = Arc::new(lane);
-            Coalescer::on(io.handle().clone(), BATCH, move |changes: Vec<Change>| {
-                let lane = Arc::clone(&lane);
-                async move { lane.change(changes).await }
-            })
-        };
-        Self {
-            lanes: (0..LANES).map(lane).collect(),
-            cache,
-        }
+        let writer = Arc::new(Writer {
+            store: Arc::clone(store),
+            trust: Arc::clone(trust),
+            cache: Arc::clone(&cache),
+        });
+        let door = Coalescer::on(io.handle().clone(), CALLERS, move |callers: Vec<Vec<Change>>| {
+            let writer = Arc::clone(&writer);
+            async move {
+                let counts: Vec<usize> = callers.iter().map(Vec::len).collect();
+                let changes: Vec<Change> = callers.into_iter().flatten().collect();
+                let mut answers = writer.change(changes).await.into_iter();
+                let of_caller = |count| answers.by_ref().take(count).collect();
+                counts.into_iter().map(of_caller).collect()
+            }
+        });
+        Self { door, cache }
     }
 
     /// Makes these changes durable; one answer each, in order.
     pub(super) async fn change(&self, changes: Vec<Change>) -> Vec<Result<Reply>> {
-        let calls = changes.into_iter().map(|change| {
-            let lane = usize::from(super::store::shard_of(change.parcel(), u16::MAX)) % LANES;
-            self.lanes[lane].call(change)
-        });
-        let answers = futures_util::future::join_all(calls).await;
-        answers.into_iter().map(|a| a.unwrap_or(Err(Error::Closed))).collect()
+        let count = changes.len();
+        if count == 0 {
+            return Vec::new();
+        }
+        let answers = self.door.call(changes).await;
+        answers.unwrap_or_else(|| (0..count).map(|_| Err(Error::Closed)).collect())
     }
 
     pub(super) async fn one(&self, change: Change) -> Result<Reply> {
@@ -115,14 +113,14 @@ impl Records {
     }
 }
 
-/// One lane's work.
-struct Lane {
+/// What works a batch.
+struct Writer {
     store: Arc<dyn Store>,
     trust: Arc<Trust>,
     cache: Arc<Mutex<Cache>>,
 }
 
-impl Lane {
+impl Writer {
     async fn change(&self, changes: Vec<Change>) -> Vec<Result<Reply>> {
         let mut answers: Vec<Option<Result<Reply>>> = changes.iter().map(|_| None).collect();
         if let Err(error) = self.work(&changes, &mut answers).await {
