@@ -40,7 +40,7 @@ async fn a_job_longer_than_the_consumer_timeout_ends_once_and_its_neighbours_are
     let (timeout, length) = if work::long() {
         (60_000, 180_000)
     } else {
-        (14_000, 22_000)
+        (18_000, 26_000)
     };
     let rabbit = Rabbit::with(&[("consumer_timeout", &timeout.to_string())]);
     // It looks once a minute; here it looks once a second.
