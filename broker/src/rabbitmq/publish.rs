@@ -422,21 +422,24 @@ async fn send(channel: &Channel, names: &Names, message: &Outgoing) -> lapin::Re
     let mut headers = FieldTable::default();
     let now = Clock::system().now().as_micros();
     headers.insert(AT.into(), AMQPValue::LongLongInt(now));
-    let mut properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
+    let mut expiration = None;
     let (exchange, key) = match &message.to {
         Route::Work(queue, class) => (String::new(), names.work(queue, *class)),
         Route::Later(queue, class, wait, coarse) => {
             let seconds = names::seconds(*wait, *coarse);
             let exchange = names.level(names::highest(seconds));
-            (exchange, names::routing(seconds, queue, *class))
+            names::climb(&mut headers, seconds);
+            (exchange, names::belongs(queue, *class))
         }
         Route::Side(side, keep) => {
-            if let Some(keep) = keep {
-                properties = properties.with_expiration(keep.as_millis().max(1).to_string().into());
-            }
+            expiration = keep.map(|keep| keep.as_millis().max(1).to_string());
             (String::new(), names.side(*side))
         }
     };
+    let mut properties = BasicProperties::default().with_delivery_mode(2).with_headers(headers);
+    if let Some(expiration) = expiration {
+        properties = properties.with_expiration(expiration.into());
+    }
     let options = BasicPublishOptions {
         mandatory: true,
         immediate: false,

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use futures_util::future::try_join_all;
-use lapin::options::{ExchangeBindOptions, ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 use millhand_proto::{Class, QueueName};
@@ -131,19 +131,11 @@ impl Declare<'_> {
         self.wire.answer(declared).await
     }
 
-    async fn bind(&self, queue: String, exchange: String, pattern: String) -> Result<(), Trouble> {
-        let (options, none) = (QueueBindOptions::default(), FieldTable::default());
+    async fn bind(&self, queue: String, exchange: String, key: String, arguments: FieldTable) -> Result<(), Trouble> {
+        let options = QueueBindOptions::default();
         let bound = self
             .channel
-            .queue_bind(queue.into(), exchange.into(), pattern.into(), options, none);
-        self.wire.answer(bound).await
-    }
-
-    async fn bind_exchange(&self, to: String, from: String, pattern: String) -> Result<(), Trouble> {
-        let (options, none) = (ExchangeBindOptions::default(), FieldTable::default());
-        let bound = self
-            .channel
-            .exchange_bind(to.into(), from.into(), pattern.into(), options, none);
+            .queue_bind(queue.into(), exchange.into(), key.into(), options, arguments);
         self.wire.answer(bound).await
     }
 
@@ -155,31 +147,34 @@ impl Declare<'_> {
         if side == Side::Lost {
             self.exchange(name.clone(), ExchangeKind::Fanout, FieldTable::default())
                 .await?;
-            self.bind(name.clone(), name, String::new()).await?;
+            self.bind(name.clone(), name, String::new(), FieldTable::default())
+                .await?;
         }
         Ok(())
     }
 
     async fn due(&self, queue: &QueueName, class: Class) -> Result<(), Trouble> {
         let due = self.names.due();
-        self.exchange(due.clone(), ExchangeKind::Topic, self.names.exchange_arguments())
+        self.exchange(due.clone(), ExchangeKind::Direct, self.names.due_arguments())
             .await?;
-        self.bind(self.names.work(queue, class), due, names::belongs(queue, class))
+        let key = names::belongs(queue, class);
+        self.bind(self.names.work(queue, class), due, key, FieldTable::default())
             .await
     }
 
     async fn ladder(&self, highest: u8) -> Result<(), Trouble> {
         let names = self.names;
-        let exchange = |name| self.exchange(name, ExchangeKind::Topic, names.exchange_arguments());
-        exchange(names.due()).await?;
-        try_join_all((0..=highest).map(|level| exchange(names.level(level)))).await?;
+        let due = self.exchange(names.due(), ExchangeKind::Direct, names.due_arguments());
+        due.await?;
+        try_join_all((0..=highest).map(|level| {
+            let arguments = names.level_exchange_arguments(level);
+            self.exchange(names.level(level), ExchangeKind::Headers, arguments)
+        }))
+        .await?;
         try_join_all((0..=highest).map(|level| self.queue(names.level(level), names.level_arguments(level)))).await?;
-        try_join_all((0..=highest).map(|level| async move {
+        try_join_all((0..=highest).map(|level| {
             let name = names.level(level);
-            self.bind(name.clone(), name.clone(), names::pattern(level, true))
-                .await?;
-            self.bind_exchange(names.below(level), name, names::pattern(level, false))
-                .await
+            self.bind(name.clone(), name, String::new(), names::waits_on(level))
         }))
         .await?;
         Ok(())
