@@ -29,6 +29,7 @@ use crate::backend::{BoxFuture, DeliveryId, Pushed, Subscription};
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::pair::queue::{Arrival, Arrivals, Outgoing, Queue, Side};
+use crate::url::ESCAPES;
 
 /// A RabbitMQ server, in one namespace.
 #[derive(Debug)]
@@ -65,10 +66,10 @@ impl RabbitMq {
 }
 
 /// Takes a URL apart, more carefully than lapin does alone.
-fn parse(url: &str) -> std::result::Result<AMQPUri, String> {
+pub(crate) fn parse(url: &str) -> std::result::Result<AMQPUri, String> {
     let mut uri: AMQPUri = url
         .parse()
-        .map_err(|_| "it is no RabbitMQ URL: amqp://USER:PASSWORD@HOST:PORT/VHOST".to_owned())?;
+        .map_err(|_| format!("it is no amqp://USER:PASSWORD@HOST:PORT/VHOST; {ESCAPES}"))?;
     // lapin knows no address in brackets, and would take localhost.
     let authority = url.split_once("://").map_or("", |(_, rest)| rest);
     let authority = authority.split(['/', '?']).next().unwrap_or_default();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millhand_proto::{Mailbox, Timestamp};
-use redis::Value;
+use redis::{ConnectionInfo, IntoConnectionInfo, Value};
 use tokio::sync::mpsc;
 
 use self::keys::Names;
@@ -20,6 +20,7 @@ use crate::backend::{BoxFuture, Mail};
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::pair::store::{Effect, Epoch, Expected, Found, Key, Read, Store, Swap, Swapped};
+use crate::url::ESCAPES;
 
 /// Bytes of one script call, unless a single swap has more.
 const CALL_BYTES: usize = 1 << 20;
@@ -33,8 +34,7 @@ pub(crate) struct Redis {
 impl Redis {
     /// `url` is taken apart, nothing is connected; that happens on `io`.
     pub(crate) fn new(url: &str, place: String, namespace: &str, shards: u16, io: Io) -> Result<Arc<Self>> {
-        let info = redis::IntoConnectionInfo::into_connection_info(url)
-            .map_err(|_| Error::unusable(&place, "it is no Redis URL: redis://USER:PASSWORD@HOST:PORT/DB".into()))?;
+        let info = parse(url).map_err(|problem| Error::unusable(&place, problem))?;
         let names = Names::new(namespace, shards);
         let link = Link::new(place, info, names, include_str!("redis/swap.lua"), io)?;
         Ok(Arc::new(Self { link }))
@@ -215,6 +215,12 @@ impl Redis {
     }
 }
 
+/// Takes a URL apart.
+pub(crate) fn parse(url: &str) -> std::result::Result<ConnectionInfo, String> {
+    let info = IntoConnectionInfo::into_connection_info(url);
+    info.map_err(|_| format!("it is no redis://USER:PASSWORD@HOST:PORT/DB; {ESCAPES}"))
+}
+
 /// Swaps that go in one script call.
 struct Call {
     shard: u16,
@@ -235,13 +241,7 @@ impl Swap {
     /// What it adds to a call, about.
     fn bytes(&self) -> usize {
         let writes = self.writes.iter().map(|w| w.bytes.as_ref().map_or(0, Vec::len) + 100);
-        let effects = self.effects.iter().map(|effect| match effect {
-            Effect::Put(_, bytes, _)
-            | Effect::Append(_, bytes, _)
-            | Effect::AppendCapped(_, bytes, ..)
-            | Effect::Field(_, _, bytes, _) => bytes.len() + 100,
-            _ => 100,
-        });
+        let effects = self.effects.iter().map(|effect| effect.bytes() + 100);
         writes.chain(effects).sum()
     }
 }

@@ -11,8 +11,8 @@ use crate::error::Result;
 use crate::io::Io;
 use crate::memory::Memory;
 use crate::pair::{self, Pair};
-use crate::rabbitmq::RabbitMq;
-use crate::redis::Redis;
+use crate::rabbitmq::{self, RabbitMq};
+use crate::redis::{self, Redis};
 use crate::sqlite::Sqlite;
 
 /// A URL that names no back end.
@@ -84,6 +84,9 @@ struct Server {
     /// Of all its parameters.
     names: Vec<String>,
 }
+
+/// What may be wrong with a password in a URL, in an error.
+pub(crate) const ESCAPES: &str = "in a password, @ is written %40, / %2F and % %25";
 
 /// The parameters of the broker's URL; all but the first are lapin's.
 const OF_BROKER: &[&str] = &[
@@ -211,15 +214,8 @@ impl BackendUrl {
                 ));
             }
         }
-        let escapes = "in a password, @ is written %40, / %2F and % %25";
-        if at_broker.url.parse::<lapin::uri::AMQPUri>().is_err() {
-            let problem = format!("it is no amqp://USER:PASSWORD@HOST:PORT/VHOST; {escapes}");
-            return Err(wrong(false, problem));
-        }
-        if redis::IntoConnectionInfo::into_connection_info(at_store.url.as_str()).is_err() {
-            let problem = format!("it is no redis://USER:PASSWORD@HOST:PORT/DB; {escapes}");
-            return Err(wrong(true, problem));
-        }
+        rabbitmq::parse(&at_broker.url).map_err(|problem| wrong(false, problem))?;
+        redis::parse(&at_store.url).map_err(|problem| wrong(true, problem))?;
         let namespace = match (at_broker.own("ns"), at_store.own("ns")) {
             (Some(a), Some(b)) if a != b => {
                 let problem = format!("its namespace is {b:?}, and the broker's is {a:?}: ns must be the same in both");

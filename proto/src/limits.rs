@@ -50,7 +50,7 @@ limits! {
     /// Bytes of an error's text.
     ERROR_BYTES: usize = 16 << 10, "error text", "16 KiB", "what is kept of an attempt's error; the rest is cut";
     /// Bytes of a result that is kept in the record itself.
-    INLINE_BYTES: usize = 256, "inline value", "256 bytes", "bigger results and errors lie beside the record";
+    INLINE_BYTES: usize = 256, "inline value", "256 bytes", "bigger results lie beside the record";
     /// Attempts whose notes are kept.
     ATTEMPT_NOTES: usize = 32, "attempt notes", "32", "the newest attempts of a job that its record tells of";
     /// Mailboxes that are told of a job's end.

@@ -212,15 +212,6 @@ impl Group {
             .any(|key| self.slots.get(&key).is_some_and(|slot| !slot.read))
     }
 
-    /// What is to be written beside the records, in bytes.
-    pub(super) fn bytes(&self) -> usize {
-        let puts = self.effects.iter().map(|effect| match effect {
-            Effect::Put(_, bytes, _) => bytes.len(),
-            _ => 0,
-        });
-        puts.sum()
-    }
-
     fn peek(&self, key: RecordKey, id: JobId) -> Option<&Entry> {
         self.slots.get(&key)?.record.as_ref()?.entry(key, id)
     }
@@ -294,19 +285,9 @@ impl Group {
                 purged,
             } => {
                 let entry = self.entry(at(copy), copy.id());
-                // It waited elsewhere when its queue was emptied.
-                let parked = copy.hop.parked.as_ref();
-                if parked.is_some_and(|parked| Some(parked.since) < *purged)
-                    && entry
-                        .as_ref()
-                        .is_none_or(|e| e.hand == copy.hop.hand && e.state == State::Queued)
-                {
-                    let entry = entry.unwrap_or_else(|| adopt(None, copy));
-                    if let (Cancel::Cancelled, Some(entry)) = cancel(entry, "purged", know.now) {
-                        self.put_copy(know, copy, Some(entry));
-                        return Reply::Met(Meeting::Ended(State::Cancelled));
-                    }
-                    return Reply::Met(Meeting::Drop);
+                if let Some(purged) = purged_aside(entry.as_ref(), copy, *purged, know.now) {
+                    self.put_copy(know, copy, Some(purged));
+                    return Reply::Met(Meeting::Ended(State::Cancelled));
                 }
                 let mut situation = situation.clone();
                 situation.now = know.now;
@@ -564,6 +545,16 @@ impl Group {
         }
         Acted::Done
     }
+}
+
+/// What a purge made of a copy that was parked when its queue was emptied, and so lay elsewhere.
+fn purged_aside(entry: Option<&Entry>, copy: &JobCopy, purged: Option<Timestamp>, now: Timestamp) -> Option<Entry> {
+    let parked = copy.hop.parked.as_ref()?;
+    let waits = entry.is_none_or(|e| e.hand == copy.hop.hand && e.state == State::Queued);
+    if !waits || Some(parked.since) >= purged {
+        return None;
+    }
+    cancel(entry.cloned().unwrap_or_else(|| adopt(None, copy)), "purged", now).1
 }
 
 /// Whether this entry tells of less than the other. Of one claim, the end tells more than the

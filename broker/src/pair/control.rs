@@ -32,9 +32,10 @@ impl Rules {
         self.0.keys().cloned()
     }
 
-    /// Whether any queue was purged.
-    pub(super) fn purges(&self) -> bool {
-        self.0.values().any(|(_, purged)| purged.is_some())
+    /// Whether any queue was purged in this time until now.
+    pub(super) fn purged_within(&self, span: Duration, now: Timestamp) -> bool {
+        let mut purges = self.0.values().filter_map(|(_, purged)| *purged);
+        purges.any(|at| now.since(at) < span)
     }
 
     fn read(fields: Vec<(String, Bytes)>) -> Self {

@@ -10,7 +10,7 @@ use millhand_proto::protocol::Meeting;
 use millhand_proto::{JobId, Record, RecordKey, Timestamp, WorkerId, limits};
 
 use super::changes::{Change, Group, Knowledge, Reply, Slot};
-use super::store::{Expected, Found, Key, Read, Store, Swap, Swapped, Version, Write};
+use super::store::{Effect, Expected, Found, Key, Read, Store, Swap, Swapped, Version, Write};
 use super::trust::Trust;
 use crate::coalesce::Coalescer;
 use crate::error::{Error, Result};
@@ -202,16 +202,18 @@ impl Writer {
             let work = &mut works[place];
             work.left.push(at);
             for key in change.keys() {
-                // What is to be restored is what is known here: what the store knows must be read.
-                if matches!(change, Change::Restore { .. }) {
-                    work.group.slots.remove(&key);
-                } else if let Entry::Vacant(vacant) = work.group.slots.entry(key)
+                if let Entry::Vacant(vacant) = work.group.slots.entry(key)
                     && let Some((expected, record)) = cache.get(&key).and_then(|cached| cached.known.as_ref())
                 {
                     let read = false;
                     vacant.insert(slot(*expected, record.clone(), read));
                 }
             }
+        }
+        // What is to be restored is what is known here: what the store knows must be read.
+        for change in changes.iter().filter(|change| matches!(change, Change::Restore { .. })) {
+            let work = &mut works[of[&change.parcel()]];
+            work.group.slots.retain(|key, _| change.keys().all(|other| other != *key));
         }
         works
     }
@@ -322,18 +324,20 @@ impl Work {
     fn draft(&mut self, changes: &[Change], know: &Knowledge, asked: &mut Vec<WorkerId>) -> Option<Swap> {
         // After a swap that came too late, everything is applied again.
         self.replies.clear();
-        let mut guessed = Vec::new();
+        let (mut guessed, mut bytes) = (Vec::new(), 0);
         for at in &self.left {
             // The rest waits for the next round: a script call that is too long holds up all.
-            if self.group.bytes() > SWAP_BYTES {
+            if bytes > SWAP_BYTES {
                 break;
             }
+            let before = self.group.effects.len();
             match self.group.apply(&changes[*at], know) {
                 Reply::AskOf(owner) => asked.push(owner),
                 // A copy is thrown away by what the store says, not by what was once known of it.
                 Reply::Met(Meeting::Drop) if self.group.is_guess(&changes[*at]) => guessed.extend(changes[*at].keys()),
                 reply => self.replies.push((*at, reply)),
             }
+            bytes += self.group.effects[before..].iter().map(Effect::bytes).sum::<usize>();
         }
         // What is swapped is no guess any more when that is done.
         self.group

@@ -139,6 +139,19 @@ pub(crate) enum Effect {
     Post(Mailbox, Mail),
 }
 
+impl Effect {
+    /// How many bytes it brings.
+    pub(crate) fn bytes(&self) -> usize {
+        match self {
+            Self::Put(_, bytes, _)
+            | Self::Append(_, bytes, _)
+            | Self::AppendCapped(_, bytes, ..)
+            | Self::Field(_, _, bytes, _) => bytes.len(),
+            Self::Delete(_) | Self::Unfield(..) | Self::Add(..) | Self::Post(..) => 0,
+        }
+    }
+}
+
 /// What became of a swap.
 #[derive(Clone, Debug)]
 pub(crate) enum Swapped {

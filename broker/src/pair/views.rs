@@ -152,8 +152,9 @@ impl Pair {
             }
         }
         let (queues, tasks) = self.names(filter).await?;
-        // What was purged lies where it waited: nothing else was written of it.
-        let purged = wants(State::Cancelled) && self.rules().await?.purges();
+        // What was purged lies where it waited, as long as those lists live: nothing else was written of it.
+        let listed = limits::KEEP_SUCCEEDED;
+        let purged = wants(State::Cancelled) && self.rules().await?.purged_within(listed, self.store.now());
         if wants(State::Queued) || wants(State::Scheduled) || purged {
             let lists = |shard, at| {
                 queues

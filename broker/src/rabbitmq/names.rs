@@ -52,14 +52,15 @@ impl Names {
         format!("{}{word}", self.prefix)
     }
 
-    /// Exchange and queue of a level.
+    /// Exchange and queue of a level. What an earlier layout called `ladder.N` and `due` may still be
+    /// there: it empties by itself into the same work queues.
     pub(super) fn level(&self, level: u8) -> String {
-        format!("{}ladder.{level}", self.prefix)
+        format!("{}level.{level}", self.prefix)
     }
 
     /// The exchange below the lowest level.
     pub(super) fn due(&self) -> String {
-        format!("{}due", self.prefix)
+        format!("{}ready", self.prefix)
     }
 
     /// Where a message goes from this level.

@@ -38,7 +38,7 @@ pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome 
         Ok(enqueued) => enqueued?,
         Err(_) => {
             let place = client.backend().facts().place;
-            ui.note(&format!("{place} has not taken it yet; it is tried for up to 20 s"));
+            ui.note(&format!("{place} has not taken it yet; it is tried on"));
             enqueued.await?
         }
     };
