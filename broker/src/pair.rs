@@ -7,6 +7,7 @@ mod changes;
 mod consume;
 mod control;
 mod deliveries;
+mod group;
 mod operate;
 mod push;
 pub(crate) mod queue;

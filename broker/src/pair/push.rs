@@ -8,8 +8,8 @@ use millhand_proto::{Parcel, RecordKey, State, Timestamp, limits};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Pair;
-use super::changes::{INDEX, bucket};
 use super::deliveries::accepted;
+use super::group::{INDEX, bucket};
 use super::queue::{Outgoing, Route};
 use super::records::encode;
 use super::store::{ACCEPTED, Effect, Expected, Key, Store, Swap, Write, shard_of};

@@ -9,7 +9,8 @@ use std::time::Duration;
 use millhand_proto::protocol::Meeting;
 use millhand_proto::{JobId, Record, RecordKey, Timestamp, WorkerId, limits};
 
-use super::changes::{Change, Group, Knowledge, Reply, Slot};
+use super::changes::{Change, Reply};
+use super::group::{Group, Knowledge, Slot};
 use super::store::{Effect, Expected, Found, Key, Read, Store, Swap, Swapped, Version, Write};
 use super::trust::Trust;
 use crate::coalesce::Coalescer;
@@ -213,7 +214,9 @@ impl Writer {
         // What is to be restored is what is known here: what the store knows must be read.
         for change in changes.iter().filter(|change| matches!(change, Change::Restore { .. })) {
             let work = &mut works[of[&change.parcel()]];
-            work.group.slots.retain(|key, _| change.keys().all(|other| other != *key));
+            work.group
+                .slots
+                .retain(|key, _| change.keys().all(|other| other != *key));
         }
         works
     }

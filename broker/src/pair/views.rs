@@ -7,8 +7,9 @@ use millhand_proto::{Entry, JobCopy, JobId, Parcel, QueueName, Record, RecordKey
 
 use super::Pair;
 use super::beats::Said;
-use super::changes::{bucket, places, read_beside};
+use super::changes::{places, read_beside};
 use super::control::Rules;
+use super::group::bucket;
 use super::records;
 use super::store::{Key, Read};
 use crate::error::{Error, Result};
