@@ -24,6 +24,7 @@ async fn doomed(_: Doomed, _: Context) -> Result<(), Failure> {
 
 const JOBS: u64 = 200;
 const RETRIES: u32 = 5;
+const SOON: Duration = Duration::from_secs(60);
 
 async fn dead(client: &Client) -> Vec<JobId> {
     let filter = JobFilter {
@@ -44,22 +45,12 @@ async fn every_retry_is_one_more_attempt_however_soon_it_fails() {
     let worker = Worker::new(millhand::fleet(&urls[0], &urls[1]).unwrap()).on_async(doomed);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let worker = tokio::spawn(worker.run(async { drop(stopped.await) }));
-    let soon = tokio::time::Instant::now() + Duration::from_secs(60);
     for retries in 0..=RETRIES {
         // Dead after so many attempts, all of them.
-        loop {
-            let views = client.backend().read(ids.clone()).await.unwrap();
-            let ended = |view: &Option<millhand::JobView>| {
-                let entry = view.as_ref().map(|view| &view.entry);
-                entry.is_some_and(|entry| entry.state == State::Dead && entry.attempts == retries + 1)
-            };
-            let left: Vec<_> = views.into_iter().filter(|view| !ended(view)).collect();
-            if left.is_empty() {
-                break;
-            }
-            let soon = tokio::time::Instant::now() < soon;
-            assert!(soon, "after {retries} retries: {} jobs, {:?}", left.len(), left[0]);
-            tokio::time::sleep(Duration::from_millis(20)).await;
+        for id in &ids {
+            let ended = client.handle::<Doomed>(*id).wait(SOON).await;
+            let failure = ended.unwrap_or_else(|error| panic!("after {retries} retries: {error}"));
+            assert_eq!(failure.unwrap_err().attempts, retries + 1, "{id}");
         }
         if retries < RETRIES {
             let acted = client.admin().retry(ids.clone()).await.unwrap();

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use millhand_proto::protocol::{End, Meeting, Situation};
 use millhand_proto::{
-    Core, Fence, JobCopy, JobId, Leaving, Payload, QueueName, Receipt, Record, State, Successor, TaskName, Timestamp,
-    WorkerId,
+    Core, Fence, JobCopy, JobId, Leaving, Parked, Payload, QueueName, Receipt, Record, State, Successor, TaskName,
+    Timestamp, WorkerId,
 };
 use millhand_servers::Redis as Server;
 use tokio::task::block_in_place;
@@ -42,6 +42,13 @@ impl Side {
     }
 
     async fn claim(&self, copy: &JobCopy) -> Fence {
+        match self.meet(copy, None).await {
+            Meeting::Run { fence, .. } => fence,
+            other => panic!("it should run: {other:?}"),
+        }
+    }
+
+    async fn meet(&self, copy: &JobCopy, purged: Option<Timestamp>) -> Meeting {
         let copy = copy.clone();
         let situation = Situation {
             worker: worker(),
@@ -52,15 +59,14 @@ impl Side {
             token: 9,
             now: Timestamp::default(),
         };
-        let purged = None;
         let claim = Change::Claim {
             copy,
             situation,
             purged,
         };
         match self.change(claim).await {
-            Reply::Met(Meeting::Run { fence, .. }) => fence,
-            other => panic!("it should run: {other:?}"),
+            Reply::Met(meeting) => meeting,
+            other => panic!("it is met: {other:?}"),
         }
     }
 
@@ -200,6 +206,27 @@ async fn a_cancel_finds_the_job_where_it_has_moved() {
     assert_eq!(client.change(Change::Cancel { id }).await, Reply::Acted(Acted::Done));
     assert_eq!(other.entry(&copy, 0).await.map(|(_, moved)| moved), Some(true));
     assert_eq!(other.entry(&copy, 1).await, Some((State::Cancelled, false)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_parked_when_its_queue_was_purged_ends_where_it_is_met() {
+    let server = Server::start();
+    let side = Side::of(&server);
+    let now = crate::clock::Clock::system().now();
+    let at = |secs| Some(now.plus(Duration::from_secs(secs)));
+    let aside = |since| {
+        let mut copy = copy(0);
+        copy.hop.parked = Some(Parked { since, times: 2 });
+        copy
+    };
+    // Parked again after the purge, or never parked: it is not what was purged.
+    for copy in [aside(now.plus(Duration::from_secs(9))), copy(0)] {
+        assert!(matches!(side.meet(&copy, at(5)).await, Meeting::Run { .. }));
+        server.flush();
+    }
+    let parked = aside(now);
+    assert_eq!(side.meet(&parked, at(5)).await, Meeting::Ended(State::Cancelled));
+    assert_eq!(side.entry(&parked, 0).await, Some((State::Cancelled, false)));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,11 +1,11 @@
 //! Faults of the server itself, which others would feel: one of their own, one test at a time.
 
 use std::collections::HashSet;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, OnceLock, PoisonError};
 
 use millhand_servers::Rabbit;
-use tokio::sync::{MutexGuard, mpsc};
+use tokio::sync::{MutexGuard, mpsc, watch};
 use tokio::task::block_in_place;
 
 use super::*;
@@ -123,9 +123,9 @@ async fn a_killed_server_loses_nothing_that_was_accepted() {
     });
     let stop = Arc::<AtomicBool>::default();
     let mut accepted = publishers(&queue, &stop).await;
-    let seen = Arc::<Mutex<HashSet<usize>>>::default();
+    let (seen, mut looked) = watch::channel(HashSet::<usize>::new());
     let reader = tokio::spawn({
-        let (queue, seen) = (Arc::clone(&queue), Arc::clone(&seen));
+        let queue = Arc::clone(&queue);
         async move {
             // Each is acknowledged a little after it came, and counts then.
             let mut held: Vec<Arrival> = Vec::new();
@@ -137,7 +137,9 @@ async fn a_killed_server_loses_nothing_that_was_accepted() {
                 let done = held.len().saturating_sub(30);
                 for arrival in held.drain(..done) {
                     let number = std::str::from_utf8(&arrival.body).unwrap().parse().unwrap();
-                    seen.lock().unwrap_or_else(PoisonError::into_inner).insert(number);
+                    seen.send_modify(|seen| {
+                        seen.insert(number);
+                    });
                     queue.acknowledge(vec![arrival.id]);
                 }
             }
@@ -163,17 +165,10 @@ async fn a_killed_server_loses_nothing_that_was_accepted() {
     }
     // These push the last ones through the reader's hands.
     publish(&queue, (9_000_000..9_000_090).map(work).collect()).await;
-    let by = Instant::now() + 3 * SOON;
-    loop {
-        let missing = {
-            let seen = seen.lock().unwrap_or_else(PoisonError::into_inner);
-            numbers.iter().filter(|number| !seen.contains(number)).count()
-        };
-        if missing == 0 {
-            break;
-        }
-        assert!(Instant::now() < by, "{missing} of {} are missing", numbers.len());
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    let missing = |seen: &HashSet<usize>| numbers.iter().filter(|number| !seen.contains(number)).count();
+    let all = timeout(3 * SOON, looked.wait_for(|seen| missing(seen) == 0))
+        .await
+        .is_ok();
+    assert!(all, "{} of {} are missing", missing(&looked.borrow()), numbers.len());
     reader.abort();
 }
