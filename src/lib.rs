@@ -54,7 +54,8 @@ pub use millhand_proto::{
     Timestamp, limits,
 };
 pub use millhand_worker::{
-    CommandTask, Context, Executor, Failure, Slots, TaskOptions, Worker, WorkerError, shutdown_signal, snooze,
+    Blocking, CommandKind, CommandTask, Context, Executor, Failure, Slots, TaskOptions, Worker, WorkerError,
+    shutdown_signal, snooze,
 };
 
 /// A back end in memory on a standing clock, for tests: time jumps to the next delayed job or

@@ -276,6 +276,7 @@ fn leave(fence: Fence, why: Leaving, due: Timestamp, now: Timestamp) -> Verdict 
         } else {
             AttemptEnd::Failed
         },
+        cause: None,
         error: Some(ErrorText::new("no")),
         worker: worker(1),
         next: Some(due),

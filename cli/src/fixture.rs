@@ -70,6 +70,7 @@ fn note(number: u32, at: u64, end: AttemptEnd, error: &str, delay: Option<u64>) 
         started: ago(at),
         ended,
         end,
+        cause: None,
         error: Some(ErrorText::new(error)),
         worker: worker(),
         next: delay.map(|d| ended.plus(Duration::from_secs(d))),

@@ -25,7 +25,7 @@ pub use class::Class;
 pub use histogram::Histogram;
 pub use id::{JobId, Mailbox, RecordKey, WorkerId};
 pub use name::{NameError, Namespace, QueueName, TaskName};
-pub use outcome::{AttemptEnd, ErrorText, Outcome};
+pub use outcome::{AttemptEnd, CrashCause, ErrorText, Outcome};
 pub use payload::{Codec, Payload, PayloadError};
 pub use policy::{RetryPolicy, RetryWish, TimeLimits};
 pub use receipt::Receipt;

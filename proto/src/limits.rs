@@ -93,8 +93,12 @@ limits! {
     SUSPECT_AFTER: u32 = 2, "suspect", "2 worker deaths", "then it runs with no other suspect beside it";
     /// Further deaths of a suspect before the job is dead.
     SUSPECT_DEATHS: u32 = 3, "suspect deaths", "3 more", "then it is dead with worker_lost";
+    /// Bytes of the log of one attempt.
+    LOG_BYTES: usize = 64 << 10, "log of an attempt", "64 KiB", "what a job printed and said; the oldest lines are dropped beyond";
+    /// Bytes of one line of a job's log.
+    LOG_LINE_BYTES: usize = 4 << 10, "line of a log", "4 KiB", "a longer line is cut";
     /// Crashes of its process before the job is dead.
-    CRASHES: u32 = 3, "crashes", "3", "crashed attempts of one job; then it is dead with crashed";
+    CRASHES: u32 = 3, "crashes", "3", "by default; so many crashed attempts of one job, and it is dead with crashed; they are not counted as retries";
     /// How long a job waits for a slot in a worker.
     ROOM_WAIT: Duration = Duration::from_secs(1), "room wait", "1 s", "a job that found no slot goes back to its queue";
     /// Measured work that a worker holds in advance.

@@ -61,10 +61,44 @@ pub enum Outcome {
     Cancelled,
     /// It was stopped at its hard limit.
     TimedOut(Duration),
-    /// Its process ended under it.
-    Crashed(ErrorText),
+    /// Its process ended under it, or was ended for what it did.
+    Crashed {
+        /// Why.
+        cause: CrashCause,
+        /// The same for people, with its last words.
+        error: ErrorText,
+    },
     /// It was stopped because the worker stops; it goes back uncounted.
     Interrupted,
+}
+
+/// Why a job's process is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum CrashCause {
+    /// A signal ended it, by its name: `SIGSEGV`.
+    Signal(String),
+    /// It ended by itself, with this exit code and without an answer.
+    Exit(i32),
+    /// It was killed because it held more memory than it may.
+    Memory,
+    /// What it said was not what the child protocol allows; it was killed.
+    Protocol,
+    /// It closed its end of the socket and did not end; it was killed.
+    Closed,
+}
+
+impl CrashCause {
+    /// Its code, as a record keeps it: `SIGSEGV`, `exit_3`, `memory_limit`, `protocol`, `closed`.
+    #[must_use]
+    pub fn code(&self) -> String {
+        match self {
+            Self::Signal(name) => name.clone(),
+            Self::Exit(code) => format!("exit_{code}"),
+            Self::Memory => "memory_limit".to_owned(),
+            Self::Protocol => "protocol".to_owned(),
+            Self::Closed => "closed".to_owned(),
+        }
+    }
 }
 
 /// The word for how an attempt ended, as a record keeps it.

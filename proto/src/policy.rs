@@ -77,7 +77,7 @@ impl RetryWish {
 /// Time limits of one attempt (`to` on the wire), in milliseconds there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TimeLimits {
-    /// After this the job is to be asked to stop. Reserved: it travels, and no executor acts on it yet.
+    /// After this the job is asked to stop.
     #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
     pub soft_ms: Option<u64>,
     /// After this the job is stopped.
@@ -86,6 +86,12 @@ pub struct TimeLimits {
 }
 
 impl TimeLimits {
+    /// The soft limit.
+    #[must_use]
+    pub fn soft(&self) -> Option<Duration> {
+        self.soft_ms.map(Duration::from_millis)
+    }
+
     /// The hard limit.
     #[must_use]
     pub fn hard(&self) -> Option<Duration> {

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Phases of one job's last attempt, in microseconds, in the order they happen.
+/// Phases of one job's last attempt, in microseconds where nothing else is said, in the order they
+/// happen.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// From the producer's call until the job was durable.
@@ -32,6 +33,16 @@ pub struct Receipt {
     /// Encoding the result.
     #[serde(rename = "n", default)]
     pub encode: u64,
+    /// The longest time that the handler held a thread of the async executor without an await; part of
+    /// `run`.
+    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
+    pub blocked: Option<u64>,
+    /// The start of the child process that this job had to wait for; part of `dispatch`.
+    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
+    pub start: Option<u64>,
+    /// The most memory that the job's process was seen to hold, in **bytes**.
+    #[serde(rename = "m", default, skip_serializing_if = "Option::is_none")]
+    pub peak: Option<u64>,
 }
 
 impl Receipt {

@@ -65,6 +65,9 @@ pub struct AttemptNote {
     /// How.
     #[serde(rename = "o")]
     pub end: AttemptEnd,
+    /// Why its process crashed, as a code ([`CrashCause::code`](crate::CrashCause::code)).
+    #[serde(rename = "c", default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
     /// Its error.
     #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
     pub error: Option<ErrorText>,

@@ -21,11 +21,13 @@ pub enum Count {
     Snoozed,
     /// Attempts that failed, timed out or crashed.
     Failed,
+    /// Attempts whose process crashed; among the failed.
+    Crashed,
 }
 
 impl Count {
     /// All that is counted.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Succeeded,
         Self::Dead,
         Self::Cancelled,
@@ -33,6 +35,7 @@ impl Count {
         Self::Retried,
         Self::Snoozed,
         Self::Failed,
+        Self::Crashed,
     ];
 
     /// Its word.
@@ -46,6 +49,7 @@ impl Count {
             Self::Retried => "retried",
             Self::Snoozed => "snoozed",
             Self::Failed => "failed",
+            Self::Crashed => "crashed",
         }
     }
 }

@@ -226,6 +226,7 @@ fn a_record_with_entries_in_several_states() {
         started: at(1),
         ended: at(2),
         end,
+        cause: None,
         error: Some(ErrorText::new("no space left")),
         worker,
         next: Some(at(9)),

@@ -461,7 +461,10 @@ impl World {
                     7 => Outcome::Snoozed(Duration::from_secs(20)),
                     8 => Outcome::Cancelled,
                     9 => Outcome::TimedOut(Duration::from_secs(1)),
-                    10 => Outcome::Crashed(error),
+                    10 => Outcome::Crashed {
+                        cause: CrashCause::Memory,
+                        error,
+                    },
                     _ => Outcome::Interrupted,
                 };
                 let cancel_asked = entry.is_some_and(|e| e.cancel_asked.is_some());
@@ -648,6 +651,7 @@ impl World {
                 Step::Run {
                     fence,
                     crashes,
+                    most_crashes: limits::CRASHES,
                     started: self.now,
                     deadline: entry.deadline.unwrap(),
                 }

@@ -9,6 +9,7 @@ use millhand_proto::{Codec, Leaving, Outcome, Receipt, Successor, Tally, Timesta
 
 use crate::crew::{Crew, Slot};
 use crate::executors::{Run, Stop};
+use crate::log::JobLog;
 use crate::registry::Executor;
 use crate::room::Waiting;
 use crate::tally::Counted;
@@ -54,6 +55,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
     // Run.
     let task = crew.registry.get(&job.copy.core.task)?;
     let args = job.copy.args()?;
+    let limits = job.copy.core.limits.over(task.limits);
     let ran = crew
         .executors
         .run(Run {
@@ -65,7 +67,10 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
             claimed: claimed_at,
             args,
             stop: stop.clone(),
-            hard: job.copy.core.limits.over(task.limits).hard(),
+            soft: limits.soft(),
+            hard: limits.hard(),
+            memory: task.memory,
+            log: JobLog::default(),
             suspect,
         })
         .await;
@@ -82,6 +87,9 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
         run: micros(ran.run),
         cpu: ran.cpu.map(micros),
         encode: micros(ran.encode),
+        blocked: ran.blocked.map(micros),
+        start: ran.start.map(micros),
+        peak: ran.peak,
     };
     let receipt = if job.copy.due().is_some() {
         Receipt { enqueue: 0, ..receipt }
@@ -93,6 +101,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
         started: claimed_at,
         now,
         crashes,
+        most_crashes: task.crashes,
         cancel_asked: matches!(ran.outcome, Outcome::Cancelled) || crew.cancel_asked(id),
         seed: crate::crew::random(),
     };

@@ -12,11 +12,12 @@ mod threads;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use millhand_proto::{ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName, Timestamp};
+use millhand_proto::{CrashCause, ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName, Timestamp};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::threads::guarded;
 use crate::context::{Context, Facts, States};
+use crate::log::JobLog;
 use crate::registry::{Executor, Handled, Handler, Registry};
 
 /// How long a run that was asked to stop may take before it is ended from outside.
@@ -40,8 +41,14 @@ pub(crate) struct Run {
     pub(crate) claimed: Timestamp,
     pub(crate) args: Payload,
     pub(crate) stop: Stop,
-    /// The hard limit. A thread is only asked to stop at it.
+    /// The job is asked to stop at it.
+    pub(crate) soft: Option<Duration>,
+    /// The job is stopped at it. A thread is only asked to.
     pub(crate) hard: Option<Duration>,
+    /// Bytes that its process, with what it starts, may hold.
+    pub(crate) memory: Option<u64>,
+    /// What it prints and says.
+    pub(crate) log: JobLog,
     /// A worker died under the job before: it gets a child process of its own.
     pub(crate) suspect: bool,
 }
@@ -55,13 +62,21 @@ pub(crate) struct Ran {
     pub(crate) run: Duration,
     pub(crate) cpu: Option<Duration>,
     pub(crate) encode: Duration,
+    /// The longest poll of an async run.
+    pub(crate) blocked: Option<Duration>,
+    /// The start of a child that the job waited for.
+    pub(crate) start: Option<Duration>,
+    /// Bytes that its process was seen to hold.
+    pub(crate) peak: Option<u64>,
     /// Jobs that a successful attempt enqueued.
     pub(crate) children: Vec<Parcel>,
 }
 
 /// Ends a run from outside.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Stop {
+    /// What the handler sees: the soft limit, or that it was asked to end.
+    told: CancellationToken,
     asked: CancellationToken,
     at_once: CancellationToken,
     first: Arc<OnceLock<Why>>,
@@ -72,11 +87,24 @@ pub(crate) struct Stop {
 enum Why {
     Cancel,
     Shutdown,
+    SoftLimit(Duration),
 }
 
 impl Stop {
     pub(crate) fn new() -> Self {
-        Self::default()
+        let asked = CancellationToken::new();
+        Self {
+            told: asked.child_token(),
+            asked,
+            at_once: CancellationToken::new(),
+            first: Arc::default(),
+        }
+    }
+
+    /// The job reached its soft limit: it is asked to end, and nothing more.
+    fn soft_limit(&self, limit: Duration) {
+        let _ = self.first.set(Why::SoftLimit(limit));
+        self.told.cancel();
     }
 
     /// The job was cancelled: it is asked to end, and made to after a grace.
@@ -96,20 +124,32 @@ impl Stop {
     fn outcome(&self) -> Outcome {
         match self.first.get() {
             Some(Why::Shutdown) => Outcome::Interrupted,
-            Some(Why::Cancel) | None => Outcome::Cancelled,
+            // One that was also cancelled, or interrupted, is that.
+            Some(Why::SoftLimit(_)) if self.at_once.is_cancelled() => Outcome::Interrupted,
+            Some(Why::SoftLimit(limit)) if !self.asked.is_cancelled() => Outcome::TimedOut(*limit),
+            Some(_) | None => Outcome::Cancelled,
         }
     }
 
     /// A run that was asked to stop and then ended with an error ended because of that.
     fn explains(&self, outcome: Outcome) -> Outcome {
         match outcome {
-            Outcome::Failed { .. } if self.asked.is_cancelled() => self.outcome(),
+            Outcome::Failed { .. } if self.told.is_cancelled() => self.outcome(),
             other => other,
         }
     }
 }
 
 impl Run {
+    /// Asks the job to stop at its soft limit; never ends.
+    async fn soften(&self) -> std::convert::Infallible {
+        if let Some(limit) = self.soft {
+            tokio::time::sleep(limit).await;
+            self.stop.soft_limit(limit);
+        }
+        std::future::pending().await
+    }
+
     /// The hard limit as a future; without one it never comes.
     async fn timed_out(&self) -> Duration {
         match self.hard {
@@ -126,6 +166,9 @@ struct Ended {
     run: Option<Duration>,
     encode: Duration,
     cpu: Option<Duration>,
+    blocked: Option<Duration>,
+    start: Option<Duration>,
+    peak: Option<u64>,
     children: Vec<Parcel>,
 }
 
@@ -137,6 +180,9 @@ impl Ended {
             run: None,
             encode: Duration::ZERO,
             cpu: None,
+            blocked: None,
+            start: None,
+            peak: None,
             children: Vec::new(),
         }
     }
@@ -148,18 +194,21 @@ impl Ended {
         })
     }
 
-    fn crashed(text: impl Into<String>) -> Self {
-        Self::only(Outcome::Crashed(ErrorText::new(text)))
+    fn crashed(cause: CrashCause, text: impl Into<String>) -> Self {
+        Self::only(Outcome::Crashed {
+            cause,
+            error: ErrorText::new(text),
+        })
     }
 
     fn of(handled: Handled, cpu: Option<Duration>, cx: &Context) -> Self {
         let Handled { outcome, run, encode } = handled;
         Self {
-            outcome,
             run: Some(run),
             encode,
             cpu,
             children: cx.take_children(),
+            ..Self::only(outcome)
         }
     }
 }
@@ -206,6 +255,9 @@ impl Executors {
             run: ran,
             encode,
             cpu,
+            blocked,
+            start,
+            peak,
             children,
         } = self.dispatch(&run).await;
         let whole = started.elapsed();
@@ -222,6 +274,9 @@ impl Executors {
             run: ran,
             cpu,
             encode,
+            blocked,
+            start,
+            peak,
             children,
         }
     }
@@ -233,6 +288,8 @@ impl Executors {
         match &task.handler {
             Handler::Async(handler) => async_tasks::run(&self.tasks, handler, run, self.context(run)).await,
             Handler::Thread(handler) => self.threads.run(handler, run, self.context(run)).await,
+            // Given its own pool of children with the rest of the process executor.
+            Handler::Child(_) => Ended::failed("children that are not this program do not run yet"),
             Handler::Process(_) => self.processes.run(run).await,
             Handler::Command(command) => commands::run(command, run).await,
         }
@@ -248,7 +305,7 @@ impl Executors {
             claimed: run.claimed,
             deadline: run.hard.and_then(|limit| Instant::now().checked_add(limit)),
         };
-        Context::new(facts, run.stop.asked.child_token(), Arc::clone(&self.states))
+        Context::new(facts, run.stop.told.clone(), Arc::clone(&self.states))
     }
 
     /// Ends children and threads. A thread whose handler does not return is left behind.

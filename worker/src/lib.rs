@@ -11,6 +11,7 @@ mod crew;
 mod dispatch;
 mod executors;
 mod failure;
+mod log;
 mod registry;
 mod room;
 mod tally;
@@ -18,5 +19,5 @@ mod worker;
 
 pub use context::{Context, EnqueueError, MissingState};
 pub use failure::{Failure, snooze};
-pub use registry::{CommandTask, ConfigError, Executor, TaskOptions};
+pub use registry::{Blocking, CommandKind, CommandTask, ConfigError, Executor, TaskOptions};
 pub use worker::{Slots, Worker, WorkerError, shutdown_signal};

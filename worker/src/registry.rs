@@ -53,20 +53,47 @@ pub struct TaskOptions {
     pub limits: TimeLimits,
     /// Retries and their delays.
     pub retry: RetryWish,
+    /// Crashes of its process after which a job is dead; [`limits::CRASHES`] when `None`.
+    pub crashes: Option<u32>,
+    /// Bytes of memory that its process, with what it starts, may hold while it runs; only the process
+    /// executor can keep such a limit.
+    pub memory: Option<u64>,
+    /// Slots that one of its jobs takes; 1 when `None`.
+    pub slots: Option<u32>,
+    /// What is done about a poll that blocks the async executor.
+    pub blocking: Blocking,
 }
 
-/// A command that is a task: its arguments come as JSON on standard input, its standard output is
-/// its result.
+/// What a worker does when a task holds a thread of the async executor too long.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Blocking {
+    /// It is measured.
+    Observe,
+    /// It is measured, and a warning names the task and the job.
+    #[default]
+    Warn,
+}
+
+/// A program that is a task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandTask {
     /// The task's name.
     pub name: TaskName,
     /// The program, absolute or found on the path, and its arguments. No shell unless it is one.
     pub command: Vec<String>,
-    /// Time limits of one attempt.
-    pub limits: TimeLimits,
-    /// Retries and their delays.
-    pub retry: RetryWish,
+    /// How the program is spoken with.
+    pub kind: CommandKind,
+    /// Limits and policy.
+    pub options: TaskOptions,
+}
+
+/// How a program that is a task is spoken with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CommandKind {
+    /// Every run starts it: arguments as JSON on its standard input, the result on its standard output.
+    Command,
+    /// It is kept warm and speaks the child protocol (`docs/child-protocol.md`).
+    Child,
 }
 
 /// A worker that was put together wrongly.
@@ -84,6 +111,9 @@ pub enum ConfigError {
         "task {0} runs on a thread and has a hard limit, but a thread cannot be stopped from outside: run the task on the process executor, or take the limit away and look at Context::is_cancelled in the handler"
     )]
     HardLimitOnThread(TaskName),
+    /// A memory limit on an executor that shares its memory with other jobs.
+    #[error("task {0} has a memory limit, which only the process executor can keep; it runs on the {1} executor")]
+    MemoryLimitWithoutProcess(TaskName, Executor),
     /// A command task without a command.
     #[error("task {0} has an empty command")]
     EmptyCommand(TaskName),
@@ -107,6 +137,8 @@ pub(crate) enum Handler {
     Thread(SyncHandler),
     Process(SyncHandler),
     Command(Arc<[String]>),
+    /// A warm child that is not this program.
+    Child(Arc<[String]>),
 }
 
 /// A task that this worker runs.
@@ -115,6 +147,11 @@ pub(crate) struct Registered {
     pub(crate) executor: Executor,
     pub(crate) limits: TimeLimits,
     pub(crate) retry: RetryPolicy,
+    pub(crate) crashes: u32,
+    pub(crate) memory: Option<u64>,
+    /// Slots that a job takes.
+    pub(crate) slots: usize,
+    pub(crate) blocking: Blocking,
     pub(crate) handler: Handler,
 }
 
@@ -168,11 +205,12 @@ impl Registry {
         if task.command.first().is_none_or(String::is_empty) {
             self.errors.push(ConfigError::EmptyCommand(task.name.clone()));
         }
-        let options = TaskOptions {
-            limits: task.limits,
-            retry: task.retry,
+        let command = task.command.into();
+        let handler = match task.kind {
+            CommandKind::Command => Handler::Command(command),
+            CommandKind::Child => Handler::Child(command),
         };
-        self.add(task.name.as_str(), options, Handler::Command(task.command.into()));
+        self.add(task.name.as_str(), task.options, handler);
     }
 
     fn add(&mut self, name: &str, options: TaskOptions, handler: Handler) {
@@ -183,12 +221,16 @@ impl Registry {
         let executor = match handler {
             Handler::Async(_) => Executor::Async,
             Handler::Thread(_) => Executor::Thread,
-            Handler::Process(_) | Handler::Command(_) => Executor::Process,
+            Handler::Process(_) | Handler::Command(_) | Handler::Child(_) => Executor::Process,
         };
         let mut limits = options.limits;
         match executor {
             Executor::Thread if limits.hard_ms.is_some() => {
                 self.errors.push(ConfigError::HardLimitOnThread(name.clone()));
+            }
+            Executor::Async | Executor::Thread if options.memory.is_some() => {
+                self.errors
+                    .push(ConfigError::MemoryLimitWithoutProcess(name.clone(), executor));
             }
             Executor::Process if limits.hard_ms.is_none() => {
                 limits.hard_ms = u64::try_from(limits::PROCESS_HARD.as_millis()).ok();
@@ -205,6 +247,12 @@ impl Registry {
                 executor,
                 limits,
                 retry,
+                crashes: options.crashes.unwrap_or(limits::CRASHES).max(1),
+                memory: options.memory,
+                slots: options
+                    .slots
+                    .map_or(1, |slots| usize::try_from(slots).unwrap_or(usize::MAX).max(1)),
+                blocking: options.blocking,
                 handler,
             },
         );
@@ -342,8 +390,8 @@ pub(crate) mod tests {
         command.command(CommandTask {
             name,
             command: vec![],
-            limits: TimeLimits::default(),
-            retry: RetryWish::default(),
+            kind: CommandKind::Command,
+            options: plain,
         });
         assert!(matches!(command.check(), Err(ConfigError::EmptyCommand(_))));
     }

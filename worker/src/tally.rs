@@ -36,14 +36,17 @@ struct Sent {
 /// What an attempt, or a copy that was not run, counts as.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
-    counts: [Option<Count>; 2],
+    counts: [Option<Count>; 3],
     receipt: Option<Receipt>,
 }
 
 impl Counted {
     /// As what a verdict counts.
     pub(crate) fn of(verdict: &Verdict) -> Self {
-        let end = |counts, receipt| Self { counts, receipt };
+        let end = |counts: [Option<Count>; 2], receipt| Self {
+            counts: [counts[0], counts[1], None],
+            receipt,
+        };
         match verdict {
             Verdict::Succeed { receipt, .. } => end([Some(Count::Succeeded), None], Some(*receipt)),
             Verdict::Cancel { receipt, .. } => end([Some(Count::Cancelled), None], Some(*receipt)),
@@ -59,7 +62,15 @@ impl Counted {
                     Leaving::Death => Count::Dead,
                 };
                 let failed = note.as_ref().filter(|note| note.end != AttemptEnd::Snoozed);
-                end([Some(follows), failed.map(|_| Count::Failed)], *receipt)
+                let crashed = failed.filter(|note| note.end == AttemptEnd::Crashed);
+                Self {
+                    counts: [
+                        Some(follows),
+                        failed.map(|_| Count::Failed),
+                        crashed.map(|_| Count::Crashed),
+                    ],
+                    receipt: *receipt,
+                }
             }
             _ => Self::default(),
         }
@@ -74,7 +85,7 @@ impl Counted {
             _ => None,
         };
         Self {
-            counts: [end, None],
+            counts: [end, None, None],
             receipt: None,
         }
     }
@@ -86,7 +97,7 @@ impl Tallies {
     }
 
     pub(crate) fn count(&self, minute: u64, core: &Core, counted: &Counted) {
-        if counted.counts == [None; 2] {
+        if counted.counts == [None; 3] {
             return;
         }
         let mut open = self.open();
@@ -149,7 +160,7 @@ mod tests {
         let backend = Faulty::around(Memory::open().unwrap());
         let tallies = Tallies::default();
         let succeeded = Counted {
-            counts: [Some(Count::Succeeded), None],
+            counts: [Some(Count::Succeeded), None, None],
             receipt: Some(Receipt {
                 run: 5,
                 ..Receipt::default()
@@ -191,7 +202,7 @@ mod tests {
     fn what_is_kept_is_bounded_and_the_newest_stays() {
         let tallies = Tallies::default();
         let dead = Counted {
-            counts: [Some(Count::Dead), None],
+            counts: [Some(Count::Dead), None, None],
             receipt: None,
         };
         for minute in 0..u64::try_from(MOST).unwrap() + 10 {
@@ -215,6 +226,7 @@ mod tests {
                 started: Timestamp::default(),
                 ended: Timestamp::default(),
                 end,
+                cause: None,
                 error: None,
                 worker: WorkerId::from_bytes([1; 16]),
                 next: None,
@@ -225,14 +237,18 @@ mod tests {
         for end in [AttemptEnd::Failed, AttemptEnd::TimedOut, AttemptEnd::Crashed] {
             assert_eq!(
                 counts(leave(Leaving::Retry, Some(end))),
-                [Some(Count::Retried), Some(Count::Failed)]
+                [
+                    Some(Count::Retried),
+                    Some(Count::Failed),
+                    (end == AttemptEnd::Crashed).then_some(Count::Crashed)
+                ]
             );
         }
         assert_eq!(
             counts(leave(Leaving::Snooze, Some(AttemptEnd::Snoozed))),
-            [Some(Count::Snoozed), None]
+            [Some(Count::Snoozed), None, None]
         );
-        assert_eq!(counts(leave(Leaving::Death, None)), [Some(Count::Dead), None]);
-        assert_eq!(counts(Verdict::Acknowledge), [None, None]);
+        assert_eq!(counts(leave(Leaving::Death, None)), [Some(Count::Dead), None, None]);
+        assert_eq!(counts(Verdict::Acknowledge), [None, None, None]);
     }
 }

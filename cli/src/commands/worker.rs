@@ -4,7 +4,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use millhand_proto::{QueueName, RetryWish, TaskName, TimeLimits};
-use millhand_worker::{CommandTask, Slots, Worker, WorkerError};
+use millhand_worker::{CommandKind, CommandTask, Slots, TaskOptions, Worker, WorkerError};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -107,10 +107,14 @@ fn command(name: &TaskName, task: &TaskSettings) -> CommandTask {
     CommandTask {
         name: name.clone(),
         command: task.command.clone(),
-        limits: TimeLimits { soft_ms: None, hard_ms },
-        retry: RetryWish {
-            retries: task.retries,
-            ..RetryWish::default()
+        kind: CommandKind::Command,
+        options: TaskOptions {
+            limits: TimeLimits { soft_ms: None, hard_ms },
+            retry: RetryWish {
+                retries: task.retries,
+                ..RetryWish::default()
+            },
+            ..TaskOptions::default()
         },
     }
 }

@@ -38,6 +38,8 @@ pub struct Ended {
     pub now: Timestamp,
     /// Crashes of this job before.
     pub crashes: u32,
+    /// With as many crashes the job is dead.
+    pub most_crashes: u32,
     /// Whether a cancel was asked for.
     pub cancel_asked: bool,
     /// Random, for the delay.
@@ -49,11 +51,16 @@ pub struct Ended {
 #[must_use]
 pub fn decide(outcome: Outcome, copy: &JobCopy, policy: RetryPolicy, ended: Ended) -> Decision {
     let policy = copy.core.retry.over(policy);
+    let cause = match &outcome {
+        Outcome::Crashed { cause, .. } => Some(cause.code()),
+        _ => None,
+    };
     let note = |end, error, next| AttemptNote {
         number: copy.attempt(),
         started: ended.started,
         ended: ended.now,
         end,
+        cause: cause.clone(),
         error,
         worker: ended.worker,
         next,
@@ -66,14 +73,9 @@ pub fn decide(outcome: Outcome, copy: &JobCopy, policy: RetryPolicy, ended: Ende
         reason: Some(reason.to_owned()),
         note: note(end, Some(error), None),
     };
-    let again = |exhausted: &str, end, error: ErrorText, wish: Option<std::time::Duration>| {
-        // Failed attempts since the last operator's retry, with this one.
-        let failed = copy.attempt().saturating_sub(copy.hop.attempts_before);
-        if failed > policy.retries {
-            return die(exhausted, end, error);
-        }
+    let later = |end, error: ErrorText, wish: Option<std::time::Duration>, times: u32| {
         let due = ended.now.plus(
-            wish.unwrap_or_else(|| policy.delay(failed, ended.seed))
+            wish.unwrap_or_else(|| policy.delay(times, ended.seed))
                 .min(limits::HORIZON),
         );
         if copy.core.expires.is_some_and(|expires| due >= expires) {
@@ -86,6 +88,20 @@ pub fn decide(outcome: Outcome, copy: &JobCopy, policy: RetryPolicy, ended: Ende
             },
             reason: None,
             note: note(end, Some(error), Some(due)),
+        }
+    };
+    let again = |exhausted: &str, end, error: ErrorText, wish: Option<std::time::Duration>| {
+        // Failed attempts since the last operator's retry, with this one. Crashes have a count of their
+        // own.
+        let failed = copy
+            .attempt()
+            .saturating_sub(copy.hop.attempts_before)
+            .saturating_sub(ended.crashes)
+            .max(1);
+        if failed > policy.retries {
+            die(exhausted, end, error)
+        } else {
+            later(end, error, wish, failed)
         }
     };
     match outcome {
@@ -103,7 +119,9 @@ pub fn decide(outcome: Outcome, copy: &JobCopy, policy: RetryPolicy, ended: Ende
         Outcome::Failed { error, .. } if ended.cancel_asked => {
             Decision::Cancel(note(AttemptEnd::Failed, Some(error), None))
         }
-        Outcome::Crashed(error) if ended.cancel_asked => Decision::Cancel(note(AttemptEnd::Crashed, Some(error), None)),
+        Outcome::Crashed { error, .. } if ended.cancel_asked => {
+            Decision::Cancel(note(AttemptEnd::Crashed, Some(error), None))
+        }
         Outcome::Snoozed(_) | Outcome::TimedOut(_) | Outcome::Fatal { .. } if ended.cancel_asked => {
             Decision::Cancel(note(AttemptEnd::Cancelled, None, None))
         }
@@ -113,8 +131,10 @@ pub fn decide(outcome: Outcome, copy: &JobCopy, policy: RetryPolicy, ended: Ende
             let error = ErrorText::new(format!("stopped at its time limit of {limit:?}"));
             again("timed_out", AttemptEnd::TimedOut, error, None)
         }
-        Outcome::Crashed(error) if ended.crashes + 1 >= limits::CRASHES => die("crashed", AttemptEnd::Crashed, error),
-        Outcome::Crashed(error) => again("crashed", AttemptEnd::Crashed, error, None),
+        Outcome::Crashed { error, .. } if ended.crashes.saturating_add(1) >= ended.most_crashes => {
+            die("crashed", AttemptEnd::Crashed, error)
+        }
+        Outcome::Crashed { error, .. } => later(AttemptEnd::Crashed, error, None, ended.crashes.saturating_add(1)),
         Outcome::Snoozed(wait) => {
             let due = ended.now.plus(wait.min(limits::HORIZON));
             Decision::Leave {

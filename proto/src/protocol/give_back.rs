@@ -30,6 +30,7 @@ pub fn give_back(
             started,
             ended: now,
             end: AttemptEnd::Interrupted,
+            cause: None,
             error: None,
             worker,
             next: None,

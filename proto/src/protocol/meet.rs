@@ -178,6 +178,7 @@ fn lost(entry: &mut Entry, now: Timestamp) {
             started,
             ended: now,
             end: AttemptEnd::WorkerLost,
+            cause: None,
             error: None,
             worker,
             next: None,

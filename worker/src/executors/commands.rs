@@ -4,13 +4,13 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millhand_proto::{Codec, Outcome, Payload, limits};
+use millhand_proto::{Codec, CrashCause, Outcome, Payload, limits};
 use rustix::process::Signal;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use super::capture::{Capture, Keep, STDERR_KEPT, with_stderr};
-use super::group::{Group, end_in_words};
+use super::group::{Group, end, end_in_words};
 use super::{Ended, GRACE, Run};
 use crate::registry::bad_arguments;
 
@@ -53,16 +53,18 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
         let _ = stdin.write_all(args.as_bytes()).await;
     });
 
-    let end = tokio::select! {
+    let ended = tokio::select! {
         status = group.leader.wait() => Ok(status),
         limit = run.timed_out() => Err(Outcome::TimedOut(limit)),
         () = run.stop.asked.cancelled() => Err(ask_to_end(&mut group, run).await),
     };
     group.kill_rest();
     feeding.abort();
-    let status = match end {
+    let status = match ended {
         Ok(Ok(status)) => status,
-        Ok(Err(error)) => return Ended::crashed(format!("the end of the command was lost: {error}")),
+        Ok(Err(error)) => {
+            return Ended::crashed(CrashCause::Closed, format!("the end of the command was lost: {error}"));
+        }
         Err(outcome) => {
             let _ = group.leader.wait().await;
             return Ended::only(outcome);
@@ -76,7 +78,7 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
     if status.code().is_some() {
         Ended::failed(text)
     } else {
-        Ended::crashed(text)
+        Ended::crashed(end(status), text)
     }
 }
 

@@ -131,7 +131,7 @@ impl Answer {
             Outcome::Snoozed(delay) => Self::Snooze {
                 delay_ms: millis(delay),
             },
-            other @ (Outcome::Cancelled | Outcome::TimedOut(_) | Outcome::Crashed(_) | Outcome::Interrupted) => {
+            other @ (Outcome::Cancelled | Outcome::TimedOut(_) | Outcome::Crashed { .. } | Outcome::Interrupted) => {
                 Self::Failed {
                     error: format!("{other:?}"),
                     retry_in_ms: None,

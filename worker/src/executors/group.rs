@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
+use millhand_proto::CrashCause;
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::{Child, Command};
 
@@ -58,12 +59,19 @@ impl Drop for Group {
     }
 }
 
-/// How a process ended, in words: `exit code 3`, `killed by SIGSEGV`.
-pub(super) fn end_in_words(status: ExitStatus) -> String {
+/// How a process ended.
+pub(super) fn end(status: ExitStatus) -> CrashCause {
     match (status.code(), status.signal()) {
-        (Some(code), _) => format!("exit code {code}"),
-        (None, Some(number)) => format!("killed by {}", signal_name(number)),
-        (None, None) => status.to_string(),
+        (Some(code), _) => CrashCause::Exit(code),
+        (None, number) => CrashCause::Signal(signal_name(number.unwrap_or_default())),
+    }
+}
+
+/// The same in words: `exit code 3`, `killed by SIGSEGV`.
+pub(super) fn end_in_words(status: ExitStatus) -> String {
+    match end(status) {
+        CrashCause::Signal(name) => format!("killed by {name}"),
+        _ => format!("exit code {}", status.code().unwrap_or_default()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes, BytesMut};
-use millhand_proto::{Outcome, Payload};
+use millhand_proto::{CrashCause, Outcome, Payload};
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
@@ -17,7 +17,7 @@ use tokio::process::Command;
 
 use super::capture::{Capture, Keep, STDERR_KEPT, with_stderr};
 use super::frames::{Cancel, Done, Frame, FrameError, Frames, RunFrame, VERSION, millis, parcels};
-use super::group::{Group, end_in_words};
+use super::group::{Group, end, end_in_words};
 use super::{Ended, GRACE, Run};
 use crate::child::CHILD_VARIABLE;
 
@@ -112,7 +112,7 @@ impl Processes {
         };
         match child {
             Ok(child) => {
-                let gone = || Ended::crashed("the child process ended before it took the job");
+                let gone = || Ended::crashed(CrashCause::Closed, "the child process ended before it took the job");
                 self.serve(child, run, frame).await.unwrap_or_else(gone)
             }
             Err(why) => Ended::failed(format!("no child process could be started: {why}")),
@@ -132,7 +132,10 @@ impl Processes {
                 child.group.kill().await;
                 Some(Ended::only(outcome))
             }
-            Talk::Broken(reason) => Some(Ended::crashed(child.cause(reason).await)),
+            Talk::Broken(reason) => {
+                let (cause, text) = child.cause(reason).await;
+                Some(Ended::crashed(cause, text))
+            }
             Talk::NeverBegan => None,
         }
     }
@@ -196,8 +199,8 @@ impl Child {
                 child.group.kill().await;
                 Err("it did not say hello first".to_owned())
             }
-            Ok(Ok(None)) => Err(child.cause(None).await),
-            Ok(Err(error)) => Err(child.cause(Some(error)).await),
+            Ok(Ok(None)) => Err(child.cause(None).await.1),
+            Ok(Err(error)) => Err(child.cause(Some(error)).await.1),
             Err(_) => {
                 child.group.kill().await;
                 Err(format!("it did not say hello within {HELLO:?}"))
@@ -292,11 +295,14 @@ impl Child {
     }
 
     /// Why the child broke, in words; it is dead afterwards.
-    async fn cause(&mut self, reason: Option<FrameError>) -> String {
-        let cause = match reason {
+    async fn cause(&mut self, reason: Option<FrameError>) -> (CrashCause, String) {
+        let (cause, text) = match reason {
             Some(error) => {
                 self.group.kill().await;
-                format!("the child process broke its protocol: {error}")
+                (
+                    CrashCause::Protocol,
+                    format!("the child process broke its protocol: {error}"),
+                )
             }
             None => {
                 // The stream ended: the process ends by itself, or only closed its socket.
@@ -304,16 +310,21 @@ impl Child {
                 match ended {
                     Ok(Ok(status)) => {
                         self.group.kill_rest();
-                        format!("the child process ended without an answer: {}", end_in_words(status))
+                        let words = end_in_words(status);
+                        (
+                            end(status),
+                            format!("the child process ended without an answer: {words}"),
+                        )
                     }
                     _ => {
                         self.group.kill().await;
-                        "the child process closed its socket without an answer".to_owned()
+                        let text = "the child process closed its socket without an answer";
+                        (CrashCause::Closed, text.to_owned())
                     }
                 }
             }
         };
-        with_stderr(&cause, &self.stderr.bytes(LAST_WORDS).await)
+        (cause, with_stderr(&text, &self.stderr.bytes(LAST_WORDS).await))
     }
 }
 
@@ -323,10 +334,10 @@ fn answered(done: Done, run: &Run) -> Talk {
         Err(error) => return Talk::Broken(Some(error)),
     };
     Talk::Done(Ended {
-        outcome: run.stop.explains(done.answer.into_outcome()),
         run: Some(Duration::from_micros(done.run)),
         encode: Duration::from_micros(done.encode),
         cpu: done.cpu.map(Duration::from_micros),
         children,
+        ..Ended::only(run.stop.explains(done.answer.into_outcome()))
     })
 }

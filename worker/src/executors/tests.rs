@@ -3,12 +3,12 @@
 use std::ffi::OsString;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use millhand_proto::{RetryWish, Task, TimeLimits};
+use millhand_proto::Task;
 use serde::{Deserialize, Serialize};
 
 use super::*;
 use crate::failure::Failure;
-use crate::registry::{CommandTask, TaskOptions};
+use crate::registry::{CommandKind, CommandTask, TaskOptions};
 
 /// What the handlers of these tests are asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -107,8 +107,8 @@ fn command(name: &str, command: &[&str]) -> CommandTask {
     CommandTask {
         name: TaskName::new(name).unwrap(),
         command: command.iter().map(|word| (*word).to_owned()).collect(),
-        limits: TimeLimits::default(),
-        retry: RetryWish::default(),
+        kind: CommandKind::Command,
+        options: TaskOptions::default(),
     }
 }
 
@@ -158,7 +158,10 @@ fn run(task: &str, args: Payload) -> Run {
         claimed: Timestamp::from_micros(1_790_000_000_000_000),
         args,
         stop: Stop::new(),
+        soft: None,
         hard: None,
+        memory: None,
+        log: JobLog::default(),
         suspect: false,
     }
 }
@@ -180,7 +183,7 @@ async fn stopped(executors: &Executors, run: Run, stop: impl FnOnce(&Stop)) -> O
 
 fn text(outcome: &Outcome) -> &str {
     match outcome {
-        Outcome::Failed { error, .. } | Outcome::Fatal { error, .. } | Outcome::Crashed(error) => error.as_str(),
+        Outcome::Failed { error, .. } | Outcome::Fatal { error, .. } | Outcome::Crashed { error, .. } => error.as_str(),
         other => panic!("{other:?} has no error"),
     }
 }
@@ -307,7 +310,7 @@ async fn a_child_that_breaks_costs_its_job_a_crash_with_its_cause() {
         (Deed::Garbage, "longer than"),
     ] {
         let crashed = executors.run(deed("on-process", what)).await.outcome;
-        assert!(matches!(crashed, Outcome::Crashed(_)), "{what:?} {crashed:?}");
+        assert!(matches!(crashed, Outcome::Crashed { .. }), "{what:?} {crashed:?}");
         assert!(text(&crashed).contains(cause), "{what:?} {crashed:?}");
         assert_eq!(number(executors.run(deed("on-process", Deed::Add(1))).await.outcome), 2);
     }
@@ -377,7 +380,7 @@ async fn commands_fail_with_their_last_words() {
     assert!(matches!(fails, Outcome::Failed { .. }));
     assert_eq!(text(&fails), "exit code 3; the end of standard error:\nit is broken");
     let dies = end("dies").await;
-    assert!(matches!(dies, Outcome::Crashed(_)));
+    assert!(matches!(dies, Outcome::Crashed { .. }));
     assert_eq!(text(&dies), "killed by SIGSEGV");
     assert!(text(&end("missing").await).contains("\"/no/such/program\" could not be started"));
 }
