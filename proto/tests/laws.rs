@@ -462,7 +462,7 @@ impl World {
                     8 => Outcome::Cancelled,
                     9 => Outcome::TimedOut(Duration::from_secs(1)),
                     10 => Outcome::Crashed {
-                        cause: CrashCause::Memory,
+                        cause: millhand_proto::CrashCause::Memory,
                         error,
                     },
                     _ => Outcome::Interrupted,
@@ -473,6 +473,7 @@ impl World {
                     started,
                     now: self.now,
                     crashes,
+                    most_crashes: millhand_proto::limits::CRASHES,
                     cancel_asked,
                     seed: u64::from(choice),
                 };
@@ -651,7 +652,6 @@ impl World {
                 Step::Run {
                     fence,
                     crashes,
-                    most_crashes: limits::CRASHES,
                     started: self.now,
                     deadline: entry.deadline.unwrap(),
                 }
