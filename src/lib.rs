@@ -54,7 +54,7 @@ pub use millhand_proto::{
     Timestamp, limits,
 };
 pub use millhand_worker::{
-    Blocking, CommandKind, CommandTask, Context, Executor, Failure, Slots, TaskOptions, Worker, WorkerError,
+    Blocking, CommandKind, CommandTask, Context, Executor, Failure, Recycle, Slots, TaskOptions, Worker, WorkerError,
     shutdown_signal, snooze,
 };
 

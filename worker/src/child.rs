@@ -1,22 +1,28 @@
 //! The other side of the process executor: this program, started again to serve jobs as frames on
 //! its standard input. It connects nothing.
 
-use std::collections::HashMap;
+use std::collections::VecDeque;
 use std::convert::Infallible;
+use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
-use std::sync::mpsc::{Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 use std::time::{Duration, Instant};
 
-use millhand_proto::{ErrorText, JobId, Outcome, limits};
+use bytes::Bytes;
+use millhand_proto::{ErrorText, JobId, Outcome, Payload, limits};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, getpgrp, getpid, kill_process_group};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Facts, States};
-use crate::executors::frames::{Answer, Done, Frame, FrameError, Hello, RunFrame, VERSION, micros};
+use crate::executors::frames::{Carried, Done, End, Frame, FrameError, Hello, RunJob, VERSION, WINDOW, micros};
 use crate::executors::guarded;
+use crate::executors::shared::{self, SHARED_BYTES, SHARED_OVER};
+use crate::executors::socket::{Inbox, Outbox};
 use crate::registry::{Handler, Registry};
 
 /// Set in the environment of a child.
@@ -24,6 +30,12 @@ pub(crate) const CHILD_VARIABLE: &str = "MILLHAND_CHILD";
 
 /// The stack of the thread that runs handlers: as much as a main thread has.
 const STACK: usize = 8 << 20;
+
+/// How often it is looked whether a job lasts.
+const TICK: Duration = Duration::from_millis(5);
+
+/// How long the socket is watched before it is looked whether the same job still runs.
+const WATCH: Duration = Duration::from_millis(50);
 
 /// Whether this process is a worker's child. What a child starts inherits the variable but not the
 /// socket, and is none.
@@ -33,12 +45,17 @@ pub(crate) fn is_child() -> bool {
 
 /// Serves jobs until the worker is gone, and ends the process then.
 ///
-/// Frames are read on the calling thread, so that the end of the worker ends this process at once,
-/// whatever the handler does. Handlers run on a thread of their own and not inside the runtime that
-/// the caller may stand in: there they could not block on a future.
+/// The thread that runs the handlers reads its jobs itself: a job costs no hand-over between threads.
+/// While a job lasts, the calling thread reads in its place, so that a cancel is heard and the end of the
+/// worker ends this process at once, whatever the handler does. Handlers do not run inside the runtime
+/// that the caller may stand in: there they could not block on a future.
 pub(crate) fn serve(registry: Arc<Registry>, states: Arc<States>) -> ! {
     // What is wrong here is wrong in every child: the worker reads it from standard error.
     let Err(error) = try_serve(registry, states);
+    fail(&error)
+}
+
+fn fail(error: &FrameError) -> ! {
     eprintln!("millhand child: {error}");
     end(1)
 }
@@ -58,131 +75,271 @@ fn socket() -> std::io::Result<UnixStream> {
     Ok(socket)
 }
 
-type Running = Arc<Mutex<HashMap<JobId, CancellationToken>>>;
+/// What both threads use.
+struct Line {
+    socket: UnixStream,
+    reading: Mutex<Reading>,
+    outgoing: Mutex<Outbox>,
+    running: Mutex<Option<(JobId, CancellationToken)>>,
+    /// The number of the job that runs; 0 between jobs.
+    busy: AtomicU64,
+    /// The watcher has nothing to watch.
+    parked: AtomicBool,
+}
+
+struct Reading {
+    inbox: Inbox,
+    jobs: VecDeque<(RunJob, Bytes)>,
+}
 
 fn try_serve(registry: Arc<Registry>, states: Arc<States>) -> Result<Infallible, FrameError> {
-    let mut incoming = socket()?;
+    let socket = socket()?;
     // A process that a handler starts must not get the socket as its standard input.
     fcntl_setfd(std::io::stdin(), FdFlags::CLOEXEC).map_err(std::io::Error::from)?;
-    let mut outgoing = incoming.try_clone()?;
+    let line = Arc::new(Line {
+        socket,
+        reading: Mutex::new(Reading {
+            inbox: Inbox::new(),
+            jobs: VecDeque::new(),
+        }),
+        outgoing: Mutex::default(),
+        running: Mutex::default(),
+        busy: AtomicU64::new(0),
+        parked: AtomicBool::new(false),
+    });
     let tasks = registry
         .tasks()
         .filter(|(_, task)| matches!(task.handler, Handler::Process(_)));
-    let tasks = tasks.map(|(name, _)| name.clone()).collect();
-    Frame::Hello(Hello {
+    line.say(&Frame::Hello(Hello {
         version: VERSION,
         pid: std::process::id(),
-        tasks,
-    })
-    .write_to(&mut outgoing)?;
-
-    let running = Running::default();
-    let (jobs, queue) = channel::<(RunFrame, CancellationToken)>();
-    let known = Arc::clone(&running);
+        tasks: tasks.map(|(name, _)| name.clone()).collect(),
+        window: WINDOW,
+        descriptors: true,
+    }))?;
+    let (server, watcher) = (Arc::clone(&line), std::thread::current());
     std::thread::Builder::new()
         .name("millhand-child".to_owned())
         .stack_size(STACK)
         .spawn(move || {
-            for (frame, cancelled) in queue {
-                let job = frame.job;
-                let done = run(&registry, &states, frame, cancelled);
-                known.lock().unwrap_or_else(PoisonError::into_inner).remove(&job);
-                if let Err(error) = Frame::Done(done).write_to(&mut outgoing) {
-                    eprintln!("millhand child: {error}");
-                    end(1);
-                }
-            }
+            let Err(error) = server.work(&registry, &states, &watcher);
+            fail(&error)
         })?;
-    read(&mut incoming, &jobs, &running)
+    line.watch()
 }
 
-/// Hands jobs over until the stream ends.
-fn read(
-    incoming: &mut UnixStream,
-    jobs: &Sender<(RunFrame, CancellationToken)>,
-    running: &Running,
-) -> Result<Infallible, FrameError> {
-    while let Some(frame) = Frame::read_from(incoming)? {
-        let mut running = running.lock().unwrap_or_else(PoisonError::into_inner);
-        match frame {
-            Frame::Run(run) => {
-                let cancelled = CancellationToken::new();
-                running.insert(run.job, cancelled.clone());
-                if jobs.send((run, cancelled)).is_err() {
-                    break;
-                }
+impl Line {
+    fn reading(&self) -> MutexGuard<'_, Reading> {
+        self.reading.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn running(&self) -> MutexGuard<'_, Option<(JobId, CancellationToken)>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Sends a frame, blocking.
+    fn say(&self, frame: &Frame) -> Result<(), FrameError> {
+        let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+        outgoing.push(frame)?;
+        Ok(outgoing.send_all(&self.socket)?)
+    }
+
+    /// Runs one job after the other.
+    fn work(&self, registry: &Registry, states: &Arc<States>, watcher: &Thread) -> Result<Infallible, FrameError> {
+        let mut number = 0;
+        loop {
+            let (job, args) = self.next()?;
+            let (id, cancelled) = (job.job, CancellationToken::new());
+            *self.running() = Some((id, cancelled.clone()));
+            number += 1;
+            self.busy.store(number, Ordering::SeqCst);
+            if self.parked.swap(false, Ordering::SeqCst) {
+                watcher.unpark();
             }
-            // A job that has just ended is no longer known; its answer is on the way.
-            Frame::Cancel(cancel) => {
-                if let Some(token) = running.get(&cancel.job) {
-                    token.cancel();
-                }
+            let (done, file) = run(registry, states, job, args, cancelled);
+            self.busy.store(0, Ordering::SeqCst);
+            *self.running() = None;
+            // What the job printed comes before its answer.
+            let _ = std::io::stdout().flush();
+            let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+            match file {
+                Some(file) => outgoing.push_with(&Frame::Done(vec![done]), file)?,
+                None => outgoing.push(&Frame::Done(vec![done]))?,
             }
-            // Only a child says these.
-            Frame::Hello(_) | Frame::Done(_) => break,
+            outgoing.send_all(&self.socket)?;
         }
     }
-    end(0)
+
+    /// The next job; waits for it.
+    fn next(&self) -> Result<(RunJob, Bytes), FrameError> {
+        let mut reading = self.reading();
+        loop {
+            if let Some(job) = reading.jobs.pop_front() {
+                return Ok(job);
+            }
+            self.read(&mut reading)?;
+        }
+    }
+
+    /// Reads what is there, blocking while there is nothing; does not come back from the end of the
+    /// stream.
+    fn read(&self, reading: &mut Reading) -> Result<(), FrameError> {
+        let Reading { inbox, jobs } = reading;
+        if inbox.receive(&self.socket)? == 0 {
+            end(i32::from(!inbox.is_empty()))
+        }
+        while let Some(frame) = inbox.frame()? {
+            match frame {
+                Frame::Run(run) => {
+                    for mut job in run {
+                        let none = Carried {
+                            codec: job.args.codec,
+                            bytes: None,
+                            length: None,
+                        };
+                        let carried = std::mem::replace(&mut job.args, none);
+                        let args = inbox.payload(carried, SHARED_BYTES)?;
+                        jobs.push_back((job, args));
+                    }
+                }
+                Frame::Cancel(cancel) => {
+                    let waiting = jobs.iter().position(|(job, _)| job.job == cancel.job);
+                    if let Some(at) = waiting {
+                        jobs.remove(at);
+                        self.say(&Frame::Done(vec![Done::only(cancel.job, End::Back(()))]))?;
+                    } else if let Some((job, cancelled)) = &*self.running()
+                        && *job == cancel.job
+                    {
+                        cancelled.cancel();
+                    }
+                    // Else it has just ended; its answer is on the way.
+                }
+                Frame::Hello(_) | Frame::Done(_) | Frame::Log(_) | Frame::Progress(_) => {
+                    return Err(FrameError::Unexpected);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads in the place of the thread that works, while a job lasts.
+    fn watch(&self) -> Result<Infallible, FrameError> {
+        let mut seen = 0;
+        loop {
+            std::thread::sleep(TICK);
+            let busy = self.busy.load(Ordering::SeqCst);
+            if busy == 0 && seen == 0 {
+                self.parked.store(true, Ordering::SeqCst);
+                // A job may have begun just before.
+                while self.parked.load(Ordering::SeqCst) && self.busy.load(Ordering::SeqCst) == 0 {
+                    std::thread::park();
+                }
+                self.parked.store(false, Ordering::SeqCst);
+            }
+            if busy != 0 && busy == seen {
+                self.look()?;
+            }
+            seen = busy;
+        }
+    }
+
+    /// Waits a little for what comes, and reads it unless the other thread does.
+    fn look(&self) -> Result<(), FrameError> {
+        let mut watched = [PollFd::new(&self.socket, PollFlags::IN)];
+        let wait = Timespec::try_from(WATCH).ok();
+        let ready = rustix::io::retry_on_intr(|| poll(&mut watched, wait.as_ref())).map_err(std::io::Error::from)?;
+        if ready > 0
+            && let Ok(mut reading) = self.reading.try_lock()
+        {
+            // The other thread may have taken it meanwhile: reading would block then, with the lock.
+            let now = Timespec::default();
+            let mut again = [PollFd::new(&self.socket, PollFlags::IN)];
+            let ready = rustix::io::retry_on_intr(|| poll(&mut again, Some(&now))).map_err(std::io::Error::from)?;
+            if ready > 0 {
+                self.read(&mut reading)?;
+            }
+        }
+        Ok(())
+    }
 }
 
-fn run(registry: &Registry, states: &Arc<States>, frame: RunFrame, cancelled: CancellationToken) -> Done {
-    let job = frame.job;
-    let deadline = frame
+fn run(
+    registry: &Registry,
+    states: &Arc<States>,
+    job: RunJob,
+    args: Bytes,
+    cancelled: CancellationToken,
+) -> (Done, Option<std::os::fd::OwnedFd>) {
+    let id = job.job;
+    let deadline = job
         .deadline_ms
         .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
-    let Some(Handler::Process(handler)) = registry.get(&frame.task).map(|task| &task.handler) else {
-        let error = format!("the child does not know task {}", frame.task);
-        return Done {
-            job,
-            answer: Answer::Failed {
-                error,
-                retry_in_ms: None,
-            },
-            run: 0,
-            encode: 0,
-            cpu: None,
-            children: Vec::new(),
-        };
+    let Some(Handler::Process(handler)) = registry.get(&job.task).map(|task| &task.handler) else {
+        let error = format!("the child does not know task {}", job.task);
+        return (Done::only(id, End::failed(error)), None);
     };
     let facts = Facts {
-        job,
-        root: frame.root,
-        task: frame.task,
-        attempt: frame.attempt,
-        fence: frame.fence,
-        claimed: frame.claimed,
+        job: id,
+        root: job.root,
+        task: job.task,
+        attempt: job.attempt,
+        fence: job.fence,
+        claimed: job.claimed,
         deadline,
     };
     let cx = Context::new(facts, cancelled, Arc::clone(states));
-    let (result, cpu) = guarded(handler, frame.args, cx.clone());
-    let cpu = micros(cpu);
+    let args = Payload {
+        codec: job.args.codec,
+        bytes: args,
+    };
+    let (result, cpu) = guarded(handler, args, cx.clone());
+    let cpu = Some(micros(cpu));
     match result {
         Ok(handled) => {
-            let (run, encode) = (micros(handled.run), micros(handled.encode));
-            let children = cx.take_children().iter().map(|parcel| parcel.encode().into()).collect();
-            Done {
-                job,
-                answer: Answer::of(bounded(handled.outcome)),
-                run,
-                encode,
-                cpu: Some(cpu),
-                children,
-            }
+            let (end, file) = carried(End::of(bounded(handled.outcome)));
+            let done = Done {
+                run: micros(handled.run),
+                encode: micros(handled.encode),
+                cpu,
+                children: cx.take_children().iter().map(|parcel| parcel.encode().into()).collect(),
+                ..Done::only(id, end)
+            };
+            (done, file)
         }
         Err(error) => {
-            let answer = Answer::Failed {
-                error,
-                retry_in_ms: None,
+            let done = Done {
+                run: cpu.unwrap_or_default(),
+                cpu,
+                ..Done::only(id, End::failed(error))
             };
-            Done {
-                job,
-                answer,
-                run: cpu,
-                encode: 0,
-                cpu: Some(cpu),
-                children: Vec::new(),
-            }
+            (done, None)
         }
+    }
+}
+
+/// A big result goes by descriptor.
+fn carried(end: End) -> (End, Option<std::os::fd::OwnedFd>) {
+    match end {
+        End::Ok(Carried {
+            codec,
+            bytes: Some(bytes),
+            ..
+        }) if bytes.len() > SHARED_OVER => match shared::write(&bytes) {
+            Ok(file) => {
+                let length = Some(bytes.len() as u64);
+                let carried = Carried {
+                    codec,
+                    bytes: None,
+                    length,
+                };
+                (End::Ok(carried), Some(file))
+            }
+            Err(error) => (
+                End::failed(format!("its result could not be handed over: {error}")),
+                None,
+            ),
+        },
+        end => (end, None),
     }
 }
 

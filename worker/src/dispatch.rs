@@ -25,6 +25,7 @@ use self::beat::Duties;
 use crate::attempt::{attempt, settlement};
 use crate::context::States;
 use crate::crew::{Crew, Event, Slot};
+use crate::executors::Recycle;
 use crate::registry::{Executor, Registry};
 use crate::room::{Pace, Room, Waiting};
 use crate::tally::FLUSH;
@@ -38,6 +39,7 @@ pub(crate) struct Plan {
     pub(crate) backend: Arc<dyn Backend>,
     pub(crate) queues: Vec<QueueName>,
     pub(crate) slots: Slots,
+    pub(crate) recycle: Recycle,
     pub(crate) grace: Duration,
     pub(crate) registry: Arc<Registry>,
     pub(crate) states: Arc<States>,

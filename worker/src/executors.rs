@@ -6,8 +6,12 @@ mod capture;
 mod commands;
 pub(crate) mod frames;
 mod group;
+mod lines;
 mod processes;
+pub(crate) mod shared;
+pub(crate) mod socket;
 mod threads;
+mod tree;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -15,6 +19,7 @@ use std::time::{Duration, Instant};
 use millhand_proto::{CrashCause, ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName, Timestamp};
 use tokio_util::sync::CancellationToken;
 
+pub use self::processes::Recycle;
 pub(crate) use self::threads::guarded;
 use crate::context::{Context, Facts, States};
 use crate::log::JobLog;
@@ -23,12 +28,19 @@ use crate::registry::{Executor, Handled, Handler, Registry};
 /// How long a run that was asked to stop may take before it is ended from outside.
 const GRACE: Duration = Duration::from_secs(2);
 
+/// How often a process that lasts is looked at: for its memory, and whether it is still there.
+const LOOK: Duration = Duration::from_millis(10);
+
+/// The same for one without a memory limit: only its peak is recorded.
+const LOOK_LAZILY: Duration = Duration::from_millis(100);
+
 /// How many jobs may run at once on each executor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Sizes {
     pub(crate) asyncs: usize,
     pub(crate) threads: usize,
     pub(crate) processes: usize,
+    pub(crate) recycle: Recycle,
 }
 
 /// One attempt, claimed and with its slot.
@@ -141,6 +153,17 @@ impl Stop {
 }
 
 impl Run {
+    /// The end of a job whose process holds more than it may.
+    fn over_memory(&self, held: Option<u64>) -> Option<Outcome> {
+        let limit = self.memory?;
+        let held = held.filter(|held| *held > limit)?;
+        let (held, limit) = (tree::in_words(held), tree::in_words(limit));
+        Some(Outcome::Crashed {
+            cause: CrashCause::Memory,
+            error: ErrorText::new(format!("killed: it held {held} of memory and may hold {limit}")),
+        })
+    }
+
     /// Asks the job to stop at its soft limit; never ends.
     async fn soften(&self) -> std::convert::Infallible {
         if let Some(limit) = self.soft {
@@ -238,7 +261,11 @@ impl Executors {
         };
         Ok(Self {
             threads: threads::Threads::start(threads)?,
-            processes: processes::Processes::new(processes::ChildCommand::this_program()?, sizes.processes),
+            processes: processes::Processes::new(
+                processes::ChildCommand::this_program()?,
+                sizes.processes,
+                sizes.recycle,
+            ),
             registry,
             states,
             tasks,
@@ -259,7 +286,7 @@ impl Executors {
             start,
             peak,
             children,
-        } = self.dispatch(&run).await;
+        } = self.dispatch(run).await;
         let whole = started.elapsed();
         let ran = ran.unwrap_or(whole).min(whole);
         let encode = encode.min(whole - ran);
@@ -281,17 +308,19 @@ impl Executors {
         }
     }
 
-    async fn dispatch(&self, run: &Run) -> Ended {
+    async fn dispatch(&self, run: Run) -> Ended {
         let Some(task) = self.registry.get(&run.task) else {
             return Ended::failed(format!("task {} is not registered here", run.task));
         };
         match &task.handler {
-            Handler::Async(handler) => async_tasks::run(&self.tasks, handler, run, self.context(run)).await,
-            Handler::Thread(handler) => self.threads.run(handler, run, self.context(run)).await,
-            // Given its own pool of children with the rest of the process executor.
-            Handler::Child(_) => Ended::failed("children that are not this program do not run yet"),
+            Handler::Async(handler) => async_tasks::run(&self.tasks, handler, &run, self.context(&run)).await,
+            Handler::Thread(handler) => self.threads.run(handler, &run, self.context(&run)).await,
             Handler::Process(_) => self.processes.run(run).await,
-            Handler::Command(command) => commands::run(command, run).await,
+            Handler::Child(command) => self.processes.run_in(command, run).await,
+            Handler::Command(command) => {
+                let _slot = self.processes.slot().await;
+                commands::run(command, &run).await
+            }
         }
     }
 

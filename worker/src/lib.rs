@@ -18,6 +18,7 @@ mod tally;
 mod worker;
 
 pub use context::{Context, EnqueueError, MissingState};
+pub use executors::Recycle;
 pub use failure::{Failure, snooze};
 pub use registry::{Blocking, CommandKind, CommandTask, ConfigError, Executor, TaskOptions};
 pub use worker::{Slots, Worker, WorkerError, shutdown_signal};

@@ -53,4 +53,27 @@ impl JobLog {
             lines.dropped += 1;
         }
     }
+
+    /// A text, with the last lines of standard error after it if there are any.
+    pub(crate) fn after(&self, text: &str) -> String {
+        /// Leaves room for the text within what is kept of an error.
+        const SHOWN: usize = 12 << 10;
+        let lines = self.lines();
+        let mut last: Vec<&str> = Vec::new();
+        let mut bytes = 0;
+        for (source, line) in lines.lines.iter().rev() {
+            if *source == Source::Err {
+                bytes += line.len() + 1;
+                if bytes > SHOWN || last.len() == 40 {
+                    break;
+                }
+                last.push(line);
+            }
+        }
+        last.reverse();
+        match last.join("\n").trim_end() {
+            "" => text.to_owned(),
+            last => format!("{text}; the end of standard error:\n{last}"),
+        }
+    }
 }

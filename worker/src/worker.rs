@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 use crate::child;
 use crate::context::{Context, States};
 use crate::dispatch::{Dispatch, Plan, Until};
+use crate::executors::Recycle;
 use crate::failure::Failure;
 use crate::registry::{CommandTask, ConfigError, Executor, Registry, TaskOptions};
 
@@ -89,6 +90,7 @@ pub struct Worker {
     backend: Arc<dyn Backend>,
     queues: Vec<String>,
     slots: Slots,
+    recycle: Recycle,
     grace: Duration,
     registry: Registry,
     states: States,
@@ -117,6 +119,7 @@ impl Worker {
             backend,
             queues: vec!["default".into()],
             slots: Slots::default(),
+            recycle: Recycle::default(),
             grace: Duration::from_secs(30),
             registry: Registry::default(),
             states: States::default(),
@@ -134,6 +137,13 @@ impl Worker {
     #[must_use]
     pub fn slots(mut self, slots: Slots) -> Self {
         self.slots = slots;
+        self
+    }
+
+    /// When child processes are replaced by new ones; never by default.
+    #[must_use]
+    pub fn recycle(mut self, recycle: Recycle) -> Self {
+        self.recycle = recycle;
         self
     }
 
@@ -286,6 +296,7 @@ impl Worker {
             backend: self.backend,
             queues,
             slots: self.slots,
+            recycle: self.recycle,
             grace: self.grace,
             registry,
             states,

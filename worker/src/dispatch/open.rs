@@ -29,6 +29,7 @@ impl Dispatch {
             asyncs: slots.asyncs,
             threads: slots.threads,
             processes: slots.processes,
+            recycle: plan.recycle,
         };
         let executors = Executors::start(Arc::clone(&plan.registry), sizes, plan.tasks, plan.states)?;
         let mut benches = HashMap::new();

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use super::*;
 use crate::Context;
+use crate::executors::Recycle;
 use crate::registry::TaskOptions;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -44,6 +45,7 @@ async fn with_a_job(started: mpsc::UnboundedSender<()>) -> (Arc<Faulty>, Plan) {
     };
     registry.on_async(sleep, TaskOptions::default());
     let plan = Plan {
+        recycle: Recycle::default(),
         backend: Arc::<Faulty>::clone(&backend),
         queues: vec![queue],
         slots: Slots::default(),

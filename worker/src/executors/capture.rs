@@ -1,22 +1,15 @@
-//! Keeps a bounded part of what a process writes, and reads the rest away: a process must never
-//! block because nobody reads, and never fill this one's memory.
+//! Reads what a command writes: its first bytes are kept as the result, or its lines go into the job's
+//! log. The rest is read away: a process must never block because nobody reads, and never fill this
+//! one's memory.
 
-use std::io::Write;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::task::JoinHandle;
 
-/// Bytes of standard error that are kept for the cause of a crash.
-pub(super) const STDERR_KEPT: usize = 16 << 10;
-
-/// Which bytes are kept.
-#[derive(Clone, Copy)]
-pub(super) enum Keep {
-    First(usize),
-    Last(usize),
-}
+use super::lines::Lines;
+use crate::log::JobLog;
 
 pub(super) struct Capture {
     kept: Arc<Mutex<Vec<u8>>>,
@@ -24,16 +17,29 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    /// Reads `stream` to its end; `pass_on` writes what comes to this process's standard error too.
-    pub(super) fn start(stream: impl AsyncRead + Send + Unpin + 'static, keep: Keep, pass_on: bool) -> Self {
-        let kept = Arc::default();
-        let reading = tokio::spawn(read(stream, keep, pass_on, Arc::clone(&kept)));
+    /// Reads `stream` to its end and keeps its first bytes.
+    pub(super) fn first(stream: impl AsyncRead + Send + Unpin + 'static, most: usize) -> Self {
+        let kept = Arc::<Mutex<Vec<u8>>>::default();
+        let all = Arc::clone(&kept);
+        let keep = move |piece: &[u8]| {
+            let mut kept = all.lock().unwrap_or_else(PoisonError::into_inner);
+            let room = most.saturating_sub(kept.len());
+            kept.extend_from_slice(&piece[..piece.len().min(room)]);
+        };
+        let reading = tokio::spawn(read(stream, keep));
         Self { kept, reading }
     }
 
-    /// Forgets what was kept: a new job begins.
-    pub(super) fn forget(&self) {
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    /// Reads `stream` to its end; its lines go into the log.
+    pub(super) fn lines(stream: impl AsyncRead + Send + Unpin + 'static, mut lines: Lines, log: JobLog) -> Self {
+        let reading = tokio::spawn(async move {
+            read(stream, |piece: &[u8]| lines.add(piece, &log)).await;
+            lines.finish(&log);
+        });
+        Self {
+            kept: Arc::default(),
+            reading,
+        }
     }
 
     /// What was kept so far, after waiting at most `patience` for the end: somebody else may hold
@@ -52,75 +58,31 @@ impl Drop for Capture {
     }
 }
 
-async fn read(mut stream: impl AsyncRead + Unpin, keep: Keep, pass_on: bool, kept: Arc<Mutex<Vec<u8>>>) {
+async fn read(mut stream: impl AsyncRead + Unpin, mut take: impl FnMut(&[u8])) {
     let mut chunk = vec![0; 16 << 10];
     while let Ok(count) = stream.read(&mut chunk).await {
         if count == 0 {
             return;
         }
-        add(
-            &mut kept.lock().unwrap_or_else(PoisonError::into_inner),
-            &chunk[..count],
-            keep,
-        );
-        if pass_on {
-            // Off this thread: whoever reads this process's standard error may be slow.
-            let text = chunk[..count].to_vec();
-            let _ = tokio::task::spawn_blocking(move || std::io::stderr().write_all(&text)).await;
-        }
-    }
-}
-
-fn add(kept: &mut Vec<u8>, new: &[u8], keep: Keep) {
-    match keep {
-        Keep::First(limit) => {
-            let room = limit.saturating_sub(kept.len());
-            kept.extend_from_slice(&new[..new.len().min(room)]);
-        }
-        Keep::Last(limit) => {
-            kept.extend_from_slice(new);
-            let excess = kept.len().saturating_sub(limit);
-            kept.drain(..excess);
-        }
-    }
-}
-
-/// The words for a process's end, with the last lines of its standard error if there are any.
-pub(super) fn with_stderr(cause: &str, stderr: &[u8]) -> String {
-    /// Leaves room for the cause within the text that is kept of an error.
-    const SHOWN: usize = 12 << 10;
-    let tail = &stderr[stderr.len().saturating_sub(SHOWN)..];
-    let text = String::from_utf8_lossy(tail);
-    let lines: Vec<_> = text.trim_end().lines().collect();
-    let last = lines[lines.len().saturating_sub(40)..].join("\n");
-    if last.is_empty() {
-        cause.to_owned()
-    } else {
-        format!("{cause}; the end of standard error:\n{last}")
+        take(&chunk[..count]);
+        // A flood must not keep others waiting.
+        tokio::task::consume_budget().await;
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Source;
 
-    #[test]
-    fn the_first_or_the_last_bytes_are_kept() {
-        let (mut first, mut last) = (Vec::new(), Vec::new());
-        for part in ["abc", "def", "g"] {
-            add(&mut first, part.as_bytes(), Keep::First(4));
-            add(&mut last, part.as_bytes(), Keep::Last(4));
-        }
-        assert_eq!(first, b"abcd");
-        assert_eq!(last, b"defg");
-    }
-
-    #[test]
-    fn a_cause_carries_what_was_said_last() {
-        assert_eq!(with_stderr("exit code 1", b"\n"), "exit code 1");
-        assert_eq!(
-            with_stderr("exit code 1", b"a\nb\n"),
-            "exit code 1; the end of standard error:\na\nb"
-        );
+    #[tokio::test]
+    async fn the_first_bytes_are_kept_and_lines_are_logged() {
+        let mut first = Capture::first(&b"abcdefg"[..], 4);
+        assert_eq!(first.bytes(Duration::from_secs(10)).await, b"abcd");
+        let log = JobLog::default();
+        let mut lines = Capture::lines(&b"a\nb"[..], Lines::new(Source::Err), log.clone());
+        lines.bytes(Duration::from_secs(10)).await;
+        assert_eq!(log.after("it broke"), "it broke; the end of standard error:\na\nb");
+        assert_eq!(JobLog::default().after("exit code 1"), "exit code 1");
     }
 }

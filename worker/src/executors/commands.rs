@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millhand_proto::{Codec, CrashCause, Outcome, Payload, limits};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-use super::capture::{Capture, Keep, STDERR_KEPT, with_stderr};
+use super::capture::Capture;
 use super::group::{Group, end, end_in_words};
-use super::{Ended, GRACE, Run};
+use super::lines::Lines;
+use super::{Ended, GRACE, LOOK, LOOK_LAZILY, Run, tree};
+use crate::log::Source;
 use crate::registry::bad_arguments;
 
 /// How long a grandchild may hold standard output open after the command ended.
@@ -46,40 +48,85 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
     ) else {
         return Ended::failed("the command has no standard streams");
     };
-    let mut stdout = Capture::start(stdout, Keep::First(limits::RESULT_BYTES + 1), false);
-    let mut stderr = Capture::start(stderr, Keep::Last(STDERR_KEPT), false);
+    let mut stdout = Capture::first(stdout, limits::RESULT_BYTES + 1);
+    let mut stderr = Capture::lines(stderr, Lines::new(Source::Err), run.log.clone());
     let feeding = tokio::spawn(async move {
         // A command need not read its input: a closed pipe is no error.
         let _ = stdin.write_all(args.as_bytes()).await;
     });
 
+    let pid = group.leader.id();
+    let mut peak = None;
     let ended = tokio::select! {
         status = group.leader.wait() => Ok(status),
         limit = run.timed_out() => Err(Outcome::TimedOut(limit)),
         () = run.stop.asked.cancelled() => Err(ask_to_end(&mut group, run).await),
+        crashed = memory(pid, run, &mut peak) => Err(crashed),
+        never = soften(pid, run) => match never {},
     };
-    group.kill_rest();
     feeding.abort();
     let status = match ended {
-        Ok(Ok(status)) => status,
-        Ok(Err(error)) => {
-            return Ended::crashed(CrashCause::Closed, format!("the end of the command was lost: {error}"));
+        Ok(status) => {
+            group.kill_rest();
+            status
         }
         Err(outcome) => {
-            let _ = group.leader.wait().await;
-            return Ended::only(outcome);
+            group.kill().await;
+            return Ended {
+                peak,
+                ..Ended::only(outcome)
+            };
         }
     };
-    if status.success() {
-        let output = stdout.bytes(AFTER_EXIT).await;
-        return Ended::only(Outcome::Succeeded(result(output)));
+    let ended = match status {
+        Ok(status) if status.success() => {
+            let output = stdout.bytes(AFTER_EXIT).await;
+            stderr.bytes(AFTER_EXIT).await;
+            Ended::only(Outcome::Succeeded(result(output)))
+        }
+        Ok(status) => {
+            stderr.bytes(AFTER_EXIT).await;
+            let text = run.log.after(&end_in_words(status));
+            match status.code() {
+                Some(_) => {
+                    let failed = Ended::failed(text);
+                    Ended::only(run.stop.explains(failed.outcome))
+                }
+                None if run.stop.told.is_cancelled() => Ended::only(run.stop.outcome()),
+                None => Ended::crashed(end(status), text),
+            }
+        }
+        Err(error) => Ended::crashed(CrashCause::Closed, format!("the end of the command was lost: {error}")),
+    };
+    Ended { peak, ..ended }
+}
+
+/// Watches what the command holds, and comes back when it is too much.
+async fn memory(pid: Option<u32>, run: &Run, peak: &mut Option<u64>) -> Outcome {
+    let mut every = LOOK;
+    loop {
+        tokio::time::sleep(every).await;
+        *peak = (*peak).max(pid.and_then(tree::resident_with_descendants));
+        if let Some(outcome) = run.over_memory(*peak) {
+            return outcome;
+        }
+        if run.memory.is_none() {
+            every = (every * 2).min(LOOK_LAZILY);
+        }
     }
-    let text = with_stderr(&end_in_words(status), &stderr.bytes(AFTER_EXIT).await);
-    if status.code().is_some() {
-        Ended::failed(text)
-    } else {
-        Ended::crashed(end(status), text)
+}
+
+/// SIGTERM to the group at the soft limit; never ends.
+async fn soften(pid: Option<u32>, run: &Run) -> std::convert::Infallible {
+    if let Some(limit) = run.soft {
+        tokio::time::sleep(limit).await;
+        run.stop.soft_limit(limit);
+        if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
+            // An error says that nobody is left.
+            let _ = kill_process_group(pid, Signal::TERM);
+        }
     }
+    std::future::pending().await
 }
 
 /// SIGTERM to the group for a cancelled job, and a grace for its leader; the caller kills the rest.

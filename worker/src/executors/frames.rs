@@ -1,13 +1,11 @@
 //! The frames between a worker and its child processes, as `docs/child-protocol.md` says: a length,
 //! then a MessagePack map with one key, the frame's kind. What comes from a child is not trusted.
 
-use std::io::{Read, Write};
 use std::time::Duration;
 
-use bytes::{Buf, Bytes, BytesMut};
-use millhand_proto::{ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName, Timestamp};
+use bytes::Bytes;
+use millhand_proto::{Codec, ErrorText, Fence, JobId, Outcome, Parcel, TaskName, Timestamp};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncRead, AsyncReadExt};
 
 /// The version of the protocol.
 pub(crate) const VERSION: u32 = 1;
@@ -15,20 +13,29 @@ pub(crate) const VERSION: u32 = 1;
 /// Bytes of one frame after its length: the largest arguments or children, and some room.
 pub(crate) const FRAME_BYTES: usize = 18 << 20;
 
+/// Jobs that a child may hold at once, at the most.
+pub(crate) const WINDOW: usize = 64;
+
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Frame {
     /// Child to worker, once.
     #[serde(rename = "hello")]
     Hello(Hello),
-    /// Worker to child: a job.
+    /// Worker to child: jobs.
     #[serde(rename = "run")]
-    Run(RunFrame),
-    /// Child to worker: its end.
+    Run(Vec<RunJob>),
+    /// Child to worker: their ends.
     #[serde(rename = "done")]
-    Done(Done),
+    Done(Vec<Done>),
     /// Worker to child: the job is to end.
     #[serde(rename = "cancel")]
     Cancel(Cancel),
+    /// Child to worker: a line for the job's log.
+    #[serde(rename = "log")]
+    Log(Said),
+    /// Child to worker: how far the job is.
+    #[serde(rename = "progress")]
+    Progress(Progress),
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -39,10 +46,20 @@ pub(crate) struct Hello {
     pub(crate) pid: u32,
     #[serde(rename = "t")]
     pub(crate) tasks: Vec<TaskName>,
+    /// Jobs that the child may hold at once.
+    #[serde(rename = "w", default = "one")]
+    pub(crate) window: usize,
+    /// Whether payloads may come and go by descriptor.
+    #[serde(rename = "fd", default)]
+    pub(crate) descriptors: bool,
+}
+
+fn one() -> usize {
+    1
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct RunFrame {
+pub(crate) struct RunJob {
     #[serde(rename = "i")]
     pub(crate) job: JobId,
     #[serde(rename = "ro")]
@@ -56,12 +73,25 @@ pub(crate) struct RunFrame {
     pub(crate) claimed: Timestamp,
     #[serde(rename = "t")]
     pub(crate) task: TaskName,
-    /// Codec and bytes.
     #[serde(rename = "a")]
-    pub(crate) args: Payload,
+    pub(crate) args: Carried,
+    /// Milliseconds until the job is asked to end.
+    #[serde(rename = "s", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) soft_ms: Option<u64>,
     /// Milliseconds until the job is killed.
     #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
     pub(crate) deadline_ms: Option<u64>,
+}
+
+/// A payload in a frame: its bytes, or the length of the file whose descriptor comes with the frame.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Carried {
+    #[serde(rename = "c", default)]
+    pub(crate) codec: Codec,
+    #[serde(rename = "b", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) bytes: Option<Bytes>,
+    #[serde(rename = "f", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) length: Option<u64>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -70,13 +100,31 @@ pub(crate) struct Cancel {
     pub(crate) job: JobId,
 }
 
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Said {
+    #[serde(rename = "i")]
+    pub(crate) job: JobId,
+    #[serde(rename = "m")]
+    pub(crate) line: String,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Progress {
+    #[serde(rename = "i")]
+    pub(crate) job: JobId,
+    #[serde(rename = "d")]
+    pub(crate) done: u64,
+    #[serde(rename = "t", default, skip_serializing_if = "Option::is_none")]
+    pub(crate) total: Option<u64>,
+}
+
 /// Times are microseconds.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Done {
     #[serde(rename = "i")]
     pub(crate) job: JobId,
     #[serde(rename = "o")]
-    pub(crate) answer: Answer,
+    pub(crate) end: End,
     #[serde(rename = "w", default)]
     pub(crate) run: u64,
     #[serde(rename = "n", default)]
@@ -88,11 +136,25 @@ pub(crate) struct Done {
     pub(crate) children: Vec<Bytes>,
 }
 
-/// The outcomes that a child may report.
+impl Done {
+    /// An end without a handler.
+    pub(crate) fn only(job: JobId, end: End) -> Self {
+        Self {
+            job,
+            end,
+            run: 0,
+            encode: 0,
+            cpu: None,
+            children: Vec::new(),
+        }
+    }
+}
+
+/// The ends that a child may report.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) enum Answer {
+pub(crate) enum End {
     #[serde(rename = "ok")]
-    Ok(Payload),
+    Ok(Carried),
     #[serde(rename = "failed")]
     Failed {
         #[serde(rename = "x")]
@@ -112,14 +174,21 @@ pub(crate) enum Answer {
         #[serde(rename = "d")]
         delay_ms: u64,
     },
+    /// The job had not begun when it was cancelled.
+    #[serde(rename = "back")]
+    Back(()),
 }
 
-impl Answer {
-    /// What a handler's outcome is on the wire. The outcomes that only the worker can know become
+impl End {
+    /// What a handler's outcome is in a frame. The outcomes that only the worker can know become
     /// failures; no handler makes them.
     pub(crate) fn of(outcome: Outcome) -> Self {
         match outcome {
-            Outcome::Succeeded(result) => Self::Ok(result),
+            Outcome::Succeeded(result) => Self::Ok(Carried {
+                codec: result.codec,
+                bytes: Some(result.bytes),
+                length: None,
+            }),
             Outcome::Failed { error, retry_in } => Self::Failed {
                 error: error.as_str().to_owned(),
                 retry_in_ms: retry_in.map(millis),
@@ -140,22 +209,19 @@ impl Answer {
         }
     }
 
-    pub(crate) fn into_outcome(self) -> Outcome {
-        match self {
-            Self::Ok(result) => Outcome::Succeeded(result),
-            Self::Failed { error, retry_in_ms } => {
-                let retry_in = retry_in_ms.map(Duration::from_millis);
-                Outcome::Failed {
-                    error: ErrorText::new(error),
-                    retry_in,
-                }
-            }
-            Self::Fatal { reason, error } => Outcome::Fatal {
-                reason: reason.chars().take(64).collect(),
-                error: ErrorText::new(error),
-            },
-            Self::Snooze { delay_ms } => Outcome::Snoozed(Duration::from_millis(delay_ms)),
+    pub(crate) fn failed(error: impl Into<String>) -> Self {
+        Self::Failed {
+            error: error.into(),
+            retry_in_ms: None,
         }
+    }
+}
+
+/// The outcome of a failure that a child reported.
+pub(crate) fn failure(error: String, retry_in_ms: Option<u64>) -> Outcome {
+    Outcome::Failed {
+        error: ErrorText::new(error),
+        retry_in: retry_in_ms.map(Duration::from_millis),
     }
 }
 
@@ -180,10 +246,12 @@ pub(crate) enum FrameError {
     Decode(#[from] rmp_serde::decode::Error),
     #[error("a parcel of children cannot be read")]
     Children,
-    #[error("it answered job {0}, which it was not given")]
+    #[error("it answered job {0}, which it was not given or which was not the next")]
     OtherJob(JobId),
-    #[error("a frame that only a worker sends, or a second hello")]
+    #[error("a frame that only the other side sends, or a second hello")]
     Unexpected,
+    #[error("a payload that cannot be taken: {0}")]
+    Payload(&'static str),
     #[error("the stream ended inside a frame")]
     Cut,
     #[error(transparent)]
@@ -191,57 +259,33 @@ pub(crate) enum FrameError {
 }
 
 impl Frame {
-    /// The frame with its length before it.
-    pub(crate) fn encode(&self) -> Result<Bytes, FrameError> {
-        let mut bytes = vec![0; 4];
-        rmp_serde::encode::write_named(&mut bytes, self)?;
-        let body = bytes.len() - 4;
-        let length = u32::try_from(body).map_err(|_| FrameError::TooLong(body))?;
-        if body > FRAME_BYTES {
-            return Err(FrameError::TooLong(body));
+    /// Appends the frame with its length before it; nothing when it fails.
+    pub(crate) fn append_to(&self, bytes: &mut Vec<u8>) -> Result<(), FrameError> {
+        let start = bytes.len();
+        bytes.extend_from_slice(&[0; 4]);
+        let written = rmp_serde::encode::write_named(bytes, self);
+        let body = bytes.len() - start - 4;
+        let length = u32::try_from(body).ok().filter(|_| body <= FRAME_BYTES);
+        match (written, length) {
+            (Ok(()), Some(length)) => {
+                bytes[start..start + 4].copy_from_slice(&length.to_be_bytes());
+                Ok(())
+            }
+            (written, _) => {
+                bytes.truncate(start);
+                written?;
+                Err(FrameError::TooLong(body))
+            }
         }
-        bytes[..4].copy_from_slice(&length.to_be_bytes());
-        Ok(bytes.into())
     }
 
-    fn decode(body: &[u8]) -> Result<Self, FrameError> {
+    pub(crate) fn decode(body: &[u8]) -> Result<Self, FrameError> {
         millhand_proto::wire::scan(body)?;
         Ok(rmp_serde::from_slice(body)?)
     }
-
-    /// Writes the frame, blocking.
-    pub(crate) fn write_to(&self, out: &mut impl Write) -> Result<(), FrameError> {
-        Ok(out.write_all(&self.encode()?)?)
-    }
-
-    /// Reads one frame, blocking; `None` at the end of the stream.
-    pub(crate) fn read_from(stream: &mut impl Read) -> Result<Option<Self>, FrameError> {
-        let mut length = [0; 4];
-        match stream.read_exact(&mut length) {
-            Ok(()) => {}
-            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
-            Err(error) => return Err(error.into()),
-        }
-        let length = checked(u32::from_be_bytes(length))?;
-        let mut body = Vec::new();
-        stream.take(length as u64).read_to_end(&mut body)?;
-        if body.len() < length {
-            return Err(FrameError::Cut);
-        }
-        Self::decode(&body).map(Some)
-    }
 }
 
-fn checked(length: u32) -> Result<usize, FrameError> {
-    let length = usize::try_from(length).unwrap_or(usize::MAX);
-    if length > FRAME_BYTES {
-        Err(FrameError::TooLong(length))
-    } else {
-        Ok(length)
-    }
-}
-
-/// The parcels in a done frame.
+/// The parcels in an answer.
 pub(crate) fn parcels(children: &[Bytes]) -> Result<Vec<Parcel>, FrameError> {
     let whole = |bytes| match Parcel::decode(bytes) {
         Ok(opened) if opened.bad.is_empty() => opened.parcel.ok_or(FrameError::Children),
@@ -250,83 +294,9 @@ pub(crate) fn parcels(children: &[Bytes]) -> Result<Vec<Parcel>, FrameError> {
     children.iter().map(whole).collect()
 }
 
-/// The worker's reading end. [`Frames::next`] may be dropped at any await without losing bytes.
-pub(crate) struct Frames<R> {
-    stream: R,
-    buffer: BytesMut,
-}
-
-impl<R: AsyncRead + Unpin> Frames<R> {
-    pub(crate) fn new(stream: R) -> Self {
-        Self {
-            stream,
-            buffer: BytesMut::new(),
-        }
-    }
-
-    /// The next frame; `None` at the end of the stream.
-    pub(crate) async fn next(&mut self) -> Result<Option<Frame>, FrameError> {
-        loop {
-            if let Some(frame) = self.buffered()? {
-                return Ok(Some(frame));
-            }
-            if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                return if self.buffer.is_empty() {
-                    Ok(None)
-                } else {
-                    Err(FrameError::Cut)
-                };
-            }
-        }
-    }
-
-    fn buffered(&mut self) -> Result<Option<Frame>, FrameError> {
-        let Some(length) = self.buffer.first_chunk::<4>() else {
-            return Ok(None);
-        };
-        let length = checked(u32::from_be_bytes(*length))?;
-        if self.buffer.len() < 4 + length {
-            return Ok(None);
-        }
-        self.buffer.advance(4);
-        let body = self.buffer.split_to(length);
-        // A warm child must not hold the memory of its largest answer.
-        if self.buffer.is_empty() && body.len() > 1 << 20 {
-            self.buffer = BytesMut::new();
-        }
-        Frame::decode(&body).map(Some)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn cancel() -> Frame {
-        Frame::Cancel(Cancel { job: JobId::given("x") })
-    }
-
-    #[tokio::test]
-    async fn both_readers_take_what_was_written_and_end_at_the_end() {
-        let bytes = [cancel().encode().unwrap(), cancel().encode().unwrap()].concat();
-        let (mut a, mut b) = (Frames::new(&bytes[..]), &bytes[..]);
-        for _ in 0..2 {
-            assert!(matches!(a.next().await.unwrap(), Some(Frame::Cancel(_))));
-            assert!(matches!(Frame::read_from(&mut b).unwrap(), Some(Frame::Cancel(_))));
-        }
-        assert!(a.next().await.unwrap().is_none());
-        assert!(Frame::read_from(&mut b).unwrap().is_none());
-    }
-
-    #[tokio::test]
-    async fn what_is_no_frame_is_refused_without_allocating_it() {
-        let cut = &cancel().encode().unwrap()[..9];
-        let unknown = [0, 0, 0, 3, 0x81, 0xa0, 0xc0];
-        for bad in [&[0xff; 8][..], &[0, 0, 0, 1, 0xc1], &unknown, cut] {
-            assert!(Frames::new(bad).next().await.is_err(), "{bad:?}");
-            assert!(Frame::read_from(&mut &bad[..]).is_err(), "{bad:?}");
-        }
-    }
 
     #[test]
     fn a_cancel_is_these_bytes() {
@@ -335,6 +305,19 @@ mod tests {
         expected.extend(b"cancel");
         expected.extend([0x81, 0xa1, b'i', 0xc4, 16]);
         expected.extend([7; 16]);
-        assert_eq!(Frame::Cancel(Cancel { job }).encode().unwrap(), expected);
+        let mut bytes = Vec::new();
+        Frame::Cancel(Cancel { job }).append_to(&mut bytes).unwrap();
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn every_end_is_a_map_with_one_key() {
+        let back = Frame::Done(vec![Done::only(JobId::from_bytes([7; 16]), End::Back(()))]);
+        let mut bytes = Vec::new();
+        back.append_to(&mut bytes).unwrap();
+        let end = b"\xa1o\x81\xa4back\xc0";
+        assert!(bytes.windows(end.len()).any(|part| part == end), "{bytes:02x?}");
+        let again = Frame::decode(&bytes[4..]).unwrap();
+        assert!(matches!(again, Frame::Done(done) if matches!(done[0].end, End::Back(()))));
     }
 }

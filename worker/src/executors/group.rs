@@ -4,8 +4,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 
 use millhand_proto::CrashCause;
-use rustix::process::{Pid, Signal, kill_process_group};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 use tokio::process::{Child, Command};
+
+use super::tree;
 
 /// A started process that leads a group of its own. Dropping it kills the group.
 pub(super) struct Group {
@@ -35,7 +37,7 @@ impl Group {
 
     /// Kills all of the group and waits for its leader.
     pub(super) async fn kill(&mut self) -> Option<ExitStatus> {
-        self.signal(Signal::KILL);
+        self.kill_tree();
         let status = self.leader.wait().await.ok();
         self.forget();
         status
@@ -46,6 +48,17 @@ impl Group {
     pub(super) fn kill_rest(&mut self) {
         self.signal(Signal::KILL);
         self.forget();
+    }
+
+    /// Also those that left the group, as long as they hang on its leader.
+    fn kill_tree(&self) {
+        let descendants = self.leader.id().map(tree::descendants).unwrap_or_default();
+        self.signal(Signal::KILL);
+        for pid in descendants.into_iter().filter_map(|pid| i32::try_from(pid).ok()) {
+            if let Some(pid) = Pid::from_raw(pid) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
     }
 
     fn forget(&mut self) {

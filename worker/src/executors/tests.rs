@@ -125,6 +125,7 @@ fn executors() -> Executors {
         asyncs: 4,
         threads: 2,
         processes: 2,
+        recycle: Recycle::default(),
     };
     let mut executors = Executors::start(
         Arc::new(registry()),
@@ -140,7 +141,7 @@ fn executors() -> Executors {
         args,
         ..processes::ChildCommand::this_program().unwrap()
     };
-    executors.processes = processes::Processes::new(command, sizes.processes);
+    executors.processes = processes::Processes::new(command, sizes.processes, Recycle::default());
     executors
 }
 
@@ -264,6 +265,7 @@ async fn an_aborted_future_runs_no_further() {
         asyncs: 1,
         threads: 1,
         processes: 1,
+        recycle: Recycle::default(),
     };
     let handle = tokio::runtime::Handle::current();
     let executors = Executors::start(Arc::new(registry), sizes, handle, Arc::default()).unwrap();
@@ -335,9 +337,8 @@ async fn a_program_that_is_no_child_is_no_child() {
             program: "/bin/sh".into(),
             arg0: None,
             args,
-            envs: Vec::new(),
         };
-        executors.processes = processes::Processes::new(command, 1);
+        executors.processes = processes::Processes::new(command, 1, Recycle::default());
         let failed = executors.run(deed("on-process", Deed::Add(1))).await.outcome;
         assert!(matches!(failed, Outcome::Failed { .. }), "{failed:?}");
         assert!(text(&failed).contains(why), "{failed:?}");

@@ -1,0 +1,366 @@
+//! One warm child: how it is started, and its ends of the socket and the pipes.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use millhand_proto::CrashCause;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+use tokio::net::unix::pipe::Receiver;
+use tokio::process::Command;
+
+use super::super::frames::{Frame, FrameError, VERSION, WINDOW};
+use super::super::group::{Group, end, end_in_words};
+use super::super::lines::Lines;
+use super::super::socket::{Inbox, Outbox};
+use crate::child::CHILD_VARIABLE;
+use crate::log::{JobLog, Source};
+
+/// How long a child may take to say hello: all of the program's `main` before `run` runs in it.
+const HELLO: Duration = Duration::from_secs(30);
+
+/// How long the end, and the last words, of a child are waited for that closed its socket.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// How long a child that is not needed any more may take to end.
+const FAREWELL: Duration = Duration::from_secs(2);
+
+/// Bytes that are read of a pipe before somebody else has a turn.
+const CHUNK: usize = 16 << 10;
+
+/// How children are started.
+#[derive(Clone, Debug)]
+pub(in super::super) struct ChildCommand {
+    pub(in super::super) program: PathBuf,
+    /// Shown as the child's name.
+    pub(in super::super) arg0: Option<OsString>,
+    pub(in super::super) args: Vec<OsString>,
+}
+
+impl ChildCommand {
+    /// This program again, with its arguments.
+    pub(in super::super) fn this_program() -> io::Result<Self> {
+        // On Linux this name stays right when the file was replaced by a newer one.
+        let program = if cfg!(target_os = "linux") {
+            PathBuf::from("/proc/self/exe")
+        } else {
+            std::env::current_exe()?
+        };
+        let mut args = std::env::args_os();
+        Ok(Self {
+            program,
+            arg0: args.next(),
+            args: args.collect(),
+        })
+    }
+
+    /// Another program, which speaks the protocol.
+    pub(in super::super) fn other(command: &Arc<[String]>) -> Self {
+        let mut words = command.iter();
+        Self {
+            program: words.next().map(PathBuf::from).unwrap_or_default(),
+            arg0: None,
+            args: words.map(OsString::from).collect(),
+        }
+    }
+}
+
+/// A child that has said hello.
+pub(super) struct Child {
+    group: Group,
+    socket: UnixStream,
+    pub(super) inbox: Inbox,
+    pub(super) outbox: Outbox,
+    out: Pipe,
+    err: Pipe,
+    /// Jobs that it may hold at once.
+    pub(super) window: usize,
+    /// Whether it takes payloads by descriptor.
+    pub(super) descriptors: bool,
+    /// How long it took to start.
+    pub(super) start: Duration,
+    /// Jobs that it was given.
+    pub(super) served: u32,
+    /// With as many it is replaced.
+    pub(super) lives: u32,
+    /// With more memory than this it is replaced.
+    pub(super) outgrows: Option<u64>,
+    /// It takes nothing any more.
+    deaf: bool,
+}
+
+/// A pipe that the child writes lines to; `None` at its end.
+struct Pipe {
+    stream: Option<Receiver>,
+    lines: Lines,
+    chunk: Box<[u8]>,
+}
+
+impl Pipe {
+    fn new(stream: impl Into<OwnedFd>, source: Source) -> io::Result<Self> {
+        Ok(Self {
+            stream: Some(Receiver::from_owned_fd(stream.into())?),
+            lines: Lines::new(source),
+            chunk: vec![0; CHUNK].into_boxed_slice(),
+        })
+    }
+
+    /// Waits until there is something to read; for ever after the end.
+    async fn readable(&self) {
+        match &self.stream {
+            Some(stream) if stream.readable().await.is_ok() => {}
+            _ => std::future::pending().await,
+        }
+    }
+
+    /// Reads what is there, without waiting and past tokio's idea of what is there: it may not have
+    /// heard of it yet. Whether there may be more.
+    fn read(&mut self, log: &JobLog) -> bool {
+        let Self { stream, lines, chunk } = self;
+        let Some(pipe) = stream else { return false };
+        // Through tokio's own call first, so that it learns when there is nothing left.
+        let got = match pipe.try_read(chunk) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                rustix::io::read(pipe.as_fd(), &mut **chunk).map_err(io::Error::from)
+            }
+            got => got,
+        };
+        match got {
+            Ok(0) => *stream = None,
+            Ok(count) => {
+                lines.add(&chunk[..count], log);
+                return true;
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(_) => *stream = None,
+        }
+        false
+    }
+}
+
+impl Child {
+    /// Starts a child and waits for its hello; in words why there is none.
+    pub(super) async fn start(command: &ChildCommand) -> Result<Self, String> {
+        let started = Instant::now();
+        let log = JobLog::default();
+        let mut child = Self::spawn(command).map_err(|error| error.to_string())?;
+        let hello = tokio::time::timeout(HELLO, child.next_while_printing(&log)).await;
+        let why = match hello {
+            Ok(Ok(Some(Frame::Hello(hello)))) if hello.version == VERSION => {
+                child.start = started.elapsed();
+                child.window = hello.window.clamp(1, WINDOW);
+                child.descriptors = hello.descriptors;
+                tracing::debug!(pid = hello.pid, tasks = hello.tasks.len(), start = ?child.start, "a child is ready");
+                return Ok(child);
+            }
+            Ok(Ok(Some(Frame::Hello(hello)))) => {
+                format!("it speaks version {} of the protocol, not {VERSION}", hello.version)
+            }
+            Ok(Ok(Some(_))) => "it did not say hello first".to_owned(),
+            Ok(Ok(None)) => return Err(child.broken(None, &log).await.1),
+            Ok(Err(error)) => return Err(child.broken(Some(error), &log).await.1),
+            Err(_) => format!("it did not say hello within {HELLO:?}"),
+        };
+        child.kill().await;
+        Err(why)
+    }
+
+    fn spawn(command: &ChildCommand) -> io::Result<Self> {
+        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        ours.set_nonblocking(true)?;
+        let mut start = Command::new(&command.program);
+        if let Some(arg0) = &command.arg0 {
+            start.arg0(arg0);
+        }
+        start
+            .args(&command.args)
+            .env(CHILD_VARIABLE, "1")
+            .stdin(OwnedFd::from(theirs))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut group = Group::spawn(&mut start)?;
+        let (Some(out), Some(err)) = (group.leader.stdout.take(), group.leader.stderr.take()) else {
+            return Err(io::Error::other("the child has no standard streams"));
+        };
+        Ok(Self {
+            group,
+            socket: UnixStream::from_std(ours)?,
+            inbox: Inbox::new(),
+            outbox: Outbox::default(),
+            out: Pipe::new(out.into_owned_fd()?, Source::Out)?,
+            err: Pipe::new(err.into_owned_fd()?, Source::Err)?,
+            window: 1,
+            descriptors: false,
+            start: Duration::ZERO,
+            served: 0,
+            lives: u32::MAX,
+            outgrows: None,
+            deaf: false,
+        })
+    }
+
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.group.leader.id()
+    }
+
+    /// Whether its process has ended, as far as is known without waiting.
+    pub(super) fn has_ended(&mut self) -> bool {
+        !matches!(self.group.leader.try_wait(), Ok(None))
+    }
+
+    async fn next_while_printing(&mut self, log: &JobLog) -> Result<Option<Frame>, FrameError> {
+        loop {
+            match self.event().await {
+                Heard::Frame(frame) => return frame,
+                Heard::Printed => self.printed(log),
+                Heard::Moved => {}
+            }
+        }
+    }
+
+    /// The next thing that the child does, or takes. May be dropped at any await.
+    pub(super) async fn event(&mut self) -> Heard {
+        // A frame that is here already needs no look at the socket.
+        match self.inbox.frame() {
+            Ok(None) => {}
+            frame => return Heard::Frame(frame),
+        }
+        let Self {
+            socket,
+            inbox,
+            outbox,
+            out,
+            err,
+            deaf,
+            ..
+        } = self;
+        let sending = !outbox.is_empty() && !*deaf;
+        tokio::select! {
+            biased;
+            got = receive(socket, inbox) => match got {
+                Ok(0) if inbox.is_empty() => Heard::Frame(Ok(None)),
+                Ok(0) => Heard::Frame(Err(FrameError::Cut)),
+                Ok(_) => match inbox.frame() {
+                    Ok(None) => Heard::Moved,
+                    frame => Heard::Frame(frame),
+                },
+                Err(error) => Heard::Frame(Err(error.into())),
+            },
+            sent = send(socket, outbox), if sending => {
+                // Its end, or its answer, is what to look at.
+                *deaf = sent.is_err();
+                Heard::Moved
+            }
+            () = async { tokio::select! { () = out.readable() => {}, () = err.readable() => {} } } => Heard::Printed,
+        }
+    }
+
+    /// Sends what the socket takes at once.
+    pub(super) fn send_now(&mut self) {
+        let Self {
+            socket, outbox, deaf, ..
+        } = self;
+        if !*deaf {
+            let sent = socket.try_io(Interest::WRITABLE, || outbox.send(&*socket));
+            *deaf = sent.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
+        }
+    }
+
+    /// Takes in a piece of what the child printed.
+    pub(super) fn printed(&mut self, log: &JobLog) {
+        self.out.read(log);
+        self.err.read(log);
+    }
+
+    /// Takes in all that the child printed before it answered.
+    pub(super) fn printed_all(&mut self, log: &JobLog) {
+        /// It may go on printing for ever.
+        const TURNS: usize = 64;
+        for pipe in [&mut self.out, &mut self.err] {
+            for _ in 0..TURNS {
+                if !pipe.read(log) {
+                    break;
+                }
+            }
+            pipe.lines.finish(log);
+        }
+    }
+
+    /// Kills the group.
+    pub(super) async fn kill(&mut self) {
+        self.group.kill().await;
+    }
+
+    /// Ends a child that is not needed any more.
+    pub(super) async fn dismiss(mut self) {
+        let Self { socket, group, .. } = &mut self;
+        // Its standard input ends.
+        let _ = rustix::net::shutdown(socket.as_fd(), rustix::net::Shutdown::Both);
+        let _ = tokio::time::timeout(FAREWELL, group.leader.wait()).await;
+        group.kill().await;
+    }
+
+    /// Why the child broke, as a cause and in words; it is dead afterwards.
+    pub(super) async fn broken(&mut self, reason: Option<FrameError>, log: &JobLog) -> (CrashCause, String) {
+        let (cause, text) = match reason {
+            Some(error) => {
+                self.group.kill().await;
+                let text = format!("the child process broke its protocol: {error}");
+                (CrashCause::Protocol, text)
+            }
+            None => {
+                // The stream ended: the process ends by itself, or only closed its socket.
+                match tokio::time::timeout(LAST_WORDS, self.group.leader.wait()).await {
+                    Ok(Ok(status)) => {
+                        self.group.kill_rest();
+                        let words = end_in_words(status);
+                        let text = format!("the child process ended without an answer: {words}");
+                        (end(status), text)
+                    }
+                    _ => {
+                        self.group.kill().await;
+                        let text = "the child process closed its socket without an answer";
+                        (CrashCause::Closed, text.to_owned())
+                    }
+                }
+            }
+        };
+        self.printed_all(log);
+        (cause, log.after(&text))
+    }
+}
+
+/// What a child did.
+pub(super) enum Heard {
+    /// A frame, or the end.
+    Frame(Result<Option<Frame>, FrameError>),
+    /// There is something in its pipes.
+    Printed,
+    /// It took something, or a part of a frame came.
+    Moved,
+}
+
+async fn receive(socket: &UnixStream, inbox: &mut Inbox) -> io::Result<usize> {
+    loop {
+        socket.readable().await?;
+        match socket.try_io(Interest::READABLE, || inbox.receive(socket)) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            got => return got,
+        }
+    }
+}
+
+async fn send(socket: &UnixStream, outbox: &mut Outbox) -> io::Result<()> {
+    loop {
+        let ready = socket.writable().await;
+        match ready.and_then(|()| socket.try_io(Interest::WRITABLE, || outbox.send(socket))) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            sent => return sent,
+        }
+    }
+}

@@ -1,0 +1,96 @@
+//! Big payloads between a worker and a child: in a file that has no name and only a descriptor, so that
+//! they are copied once and not through the socket.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+
+use bytes::Bytes;
+
+use super::frames::FrameError;
+
+/// Arguments of more bytes go by descriptor. Below, the socket is as fast (docs/benchmarks.md).
+pub(crate) const SHARED_OVER: usize = 256 << 10;
+
+/// Bytes of one such payload, at the most.
+pub(crate) const SHARED_BYTES: u64 = 256 << 20;
+
+/// A new file with these bytes that nobody can change any more.
+#[cfg(target_os = "linux")]
+pub(crate) fn write(bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, memfd_create};
+    let file = memfd_create("millhand", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(file);
+    file.write_all(bytes)?;
+    fcntl_add_seals(
+        &file,
+        SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL,
+    )?;
+    Ok(file.into())
+}
+
+/// A new file with these bytes that has no name any more.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn write(bytes: &[u8]) -> std::io::Result<OwnedFd> {
+    let path = std::env::temp_dir().join(format!("millhand-{}", uuid::Uuid::new_v4()));
+    let mut options = File::options();
+    let mut file = options.read(true).write(true).create_new(true).open(&path)?;
+    std::fs::remove_file(&path)?;
+    file.write_all(bytes)?;
+    Ok(file.into())
+}
+
+/// The payload in a file that somebody else made.
+pub(crate) fn read(file: OwnedFd, length: u64, most: u64) -> Result<Bytes, FrameError> {
+    if length > most {
+        return Err(FrameError::Payload("it is longer than it may be"));
+    }
+    let mut file = File::from(file);
+    sealed(&file)?;
+    // Both sides of a passed descriptor share one position.
+    std::io::Seek::rewind(&mut file)?;
+    let length = usize::try_from(length).map_err(|_| FrameError::Payload("it is longer than it may be"))?;
+    let mut bytes = Vec::with_capacity(length);
+    file.take(length as u64).read_to_end(&mut bytes)?;
+    if bytes.len() < length {
+        return Err(FrameError::Payload("its file is too short"));
+    }
+    Ok(bytes.into())
+}
+
+/// Only memory can be sealed: what else could be passed (a pipe, a device, a file on a dead network
+/// disk) might never end, or never answer.
+#[cfg(target_os = "linux")]
+fn sealed(file: &File) -> Result<(), FrameError> {
+    use rustix::fs::{SealFlags, fcntl_get_seals};
+    let needed = SealFlags::SHRINK | SealFlags::WRITE;
+    match fcntl_get_seals(file) {
+        Ok(seals) if seals.contains(needed) => Ok(()),
+        _ => Err(FrameError::Payload("its file is not sealed against change")),
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+fn sealed(file: &File) -> Result<(), FrameError> {
+    if file.metadata()?.is_file() {
+        Ok(())
+    } else {
+        Err(FrameError::Payload("it is no file"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_written_is_read_and_nothing_else_is_taken() {
+        let file = || write(&[7; 1000]).unwrap();
+        assert_eq!(read(file(), 1000, 1000).unwrap(), vec![7; 1000]);
+        let refused = |file, length, most| read(file, length, most).unwrap_err().to_string();
+        assert!(refused(file(), 1001, 2000).contains("too short"));
+        assert!(refused(file(), 1000, 999).contains("longer"));
+        let open = File::open("/dev/zero").unwrap();
+        assert!(refused(open.into(), 10, 10).contains("file"));
+    }
+}
