@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use crate::context::{Context, Facts, States};
 use crate::executors::frames::{Answer, Done, Frame, FrameError, Hello, RunFrame, VERSION, micros};
 use crate::executors::guarded;
+use crate::log::{Said, Sink};
 use crate::registry::{Handler, Registry};
 
 /// Set in the environment of a child.
@@ -153,7 +154,13 @@ fn run(registry: &Registry, states: &Arc<States>, frame: RunFrame, cancelled: Ca
         claimed: frame.claimed,
         deadline,
     };
-    let cx = Context::new(facts, cancelled, Arc::clone(states));
+    // Standard error is in the job's log too.
+    let sink = Sink::Worker(Box::new(|said| {
+        if let Said::Line(line) = said {
+            eprintln!("{line}");
+        }
+    }));
+    let cx = Context::new(facts, cancelled, Arc::clone(states), sink);
     let (result, cpu) = guarded(handler, frame.args, cx.clone());
     let cpu = micros(cpu);
     match result {
