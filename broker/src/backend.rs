@@ -3,10 +3,11 @@
 use std::future::Future;
 use std::pin::Pin;
 
+use bytes::Bytes;
 use millhand_proto::protocol::{Meeting, Situation, parked_copy, watch_again};
 use millhand_proto::{
-    AttemptNote, Fence, JobCopy, JobId, Mailbox, Parcel, Payload, QueueName, Receipt, Successor, Tally, Timestamp,
-    WorkerId,
+    AttemptLog, AttemptNote, Fence, JobCopy, JobId, Mailbox, Parcel, Payload, QueueName, Receipt, Successor, Tally,
+    Timestamp, WorkerId,
 };
 use tokio::sync::{mpsc, watch};
 
@@ -141,6 +142,9 @@ pub struct Settlement {
     pub copy: JobCopy,
     /// What is to happen.
     pub verdict: Verdict,
+    /// What its attempt printed and said, as [`AttemptLog::encode`] makes it; kept beside the record in
+    /// place of the log of an earlier attempt, as long as the record. `None` where it was silent.
+    pub log: Option<Bytes>,
 }
 
 /// The ways by which a job leaves a worker.
@@ -359,6 +363,9 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
     fn settle(&self, settlements: Vec<Settlement>) -> BoxFuture<'_, Result<Vec<Settled>>>;
     /// Reads jobs: one answer each, in order.
     fn read(&self, ids: Vec<JobId>) -> BoxFuture<'_, Result<Vec<Option<JobView>>>>;
+    /// What the newest attempt of a job that ended printed and said; `None` when it was silent, and
+    /// when the log was lost, on which nothing depends.
+    fn log(&self, id: JobId) -> BoxFuture<'_, Result<Option<AttemptLog>>>;
     /// Opens a mailbox.
     fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>>;
     /// Says that a worker lives; answers which of its queues are paused.

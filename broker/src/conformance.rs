@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use millhand_proto::protocol::{Meeting, Situation};
 use millhand_proto::{
-    AttemptEnd, AttemptNote, Core, Count, ErrorText, Fence, JobId, Leaving, Mailbox, Parcel, Payload, QueueName,
-    Receipt, State, Successor, Tally, TaskName, Timestamp, WorkerId, limits,
+    AttemptEnd, AttemptLog, AttemptNote, Core, Count, ErrorText, Fence, JobId, Leaving, LogLine, LogSource, Mailbox,
+    Parcel, Payload, Progress, QueueName, Receipt, State, Successor, Tally, TaskName, Timestamp, WorkerId, limits,
 };
 
 use crate::backend::{
@@ -54,6 +54,7 @@ cases! {
     claimed_by_one: "one worker runs a job; another that meets a copy of it finds it busy",
     a_repeated_claim_is_the_same: "a claim that is asked again with its token gets the same fence",
     results_come_back: "results come back as they were, small and big",
+    logs_stay_with_their_jobs: "what the last attempt printed and said is kept as long as its job is remembered; the log of an outcome that was thrown away is not",
     an_end_is_written_once: "an end that is written again changes nothing; an older claim's end is thrown away",
     retries_wait_for_their_time: "a retry is the next hand, is not delivered before it is due, and keeps the history",
     a_scheduled_job_runs_now: "a scheduled job keeps its arguments and can be run now; its other copy is dropped",
@@ -71,7 +72,7 @@ cases! {
     expired_jobs_do_not_start: "a job that is too late expires",
     unknown_jobs_are_parked: "a job that the worker does not know is parked and comes again",
     a_paused_queue_delivers_nothing: "a paused queue delivers nothing; a resumed one goes on",
-    workers_are_seen: "a worker that beats is listed and learns which of its queues are paused; one that left is not",
+    workers_are_seen: "a worker that beats is listed with what it says of itself and of its jobs, and learns which of its queues are paused; one that left is not",
     a_purge_cancels_what_waits: "a purge cancels what waits and is due, and nothing else",
     waiters_are_told: "the mailbox in a job, and any that listens later, is told of its end",
     children_come_with_the_success: "jobs that a job enqueued are there when it has succeeded, and only then",
@@ -243,17 +244,60 @@ async fn settle(backend: &Arc<dyn Backend>, delivery: &Delivery, verdict: Verdic
 
 async fn settle_at(backend: &Arc<dyn Backend>, delivery: &Delivery, at: usize, verdict: Verdict) -> Settled {
     let copy = delivery.parcel.jobs()[at].clone();
-    let settlement = Settlement {
-        delivery: delivery.id,
-        copy,
-        verdict,
-    };
+    settle_one(
+        backend,
+        Settlement {
+            delivery: delivery.id,
+            copy,
+            verdict,
+            log: None,
+        },
+    )
+    .await
+}
+
+/// Settles a delivery of one job with the log of its attempt.
+async fn settle_with_log(backend: &Arc<dyn Backend>, delivery: &Delivery, verdict: Verdict, text: &str) -> Settled {
+    let copy = delivery.parcel.jobs()[0].clone();
+    let log = Some(log(copy.attempt(), text).encode().into());
+    let delivery = delivery.id;
+    settle_one(
+        backend,
+        Settlement {
+            delivery,
+            copy,
+            verdict,
+            log,
+        },
+    )
+    .await
+}
+
+async fn settle_one(backend: &Arc<dyn Backend>, settlement: Settlement) -> Settled {
     backend
         .settle(vec![settlement])
         .await
         .expect("it settles")
         .pop()
         .expect("one answer")
+}
+
+/// A log of one line.
+fn log(attempt: u32, text: &str) -> AttemptLog {
+    let text = text.to_owned();
+    AttemptLog {
+        attempt,
+        lines: vec![LogLine {
+            after: 1500,
+            source: LogSource::Err,
+            text,
+        }],
+        dropped: 2,
+    }
+}
+
+async fn log_of(backend: &Arc<dyn Backend>, id: JobId) -> Option<AttemptLog> {
+    backend.log(id).await.expect("a read")
 }
 
 fn succeed(fence: Fence, result: &str) -> Verdict {
@@ -418,6 +462,52 @@ async fn results_come_back(backend: Arc<dyn Backend>) {
     }
 }
 
+async fn logs_stay_with_their_jobs(backend: Arc<dyn Backend>) {
+    let mut consumer = consume(&backend, worker(1)).await;
+    let job = push_one(&backend, 1).await;
+    assert_eq!(log_of(&backend, job).await, None);
+    let first = next(&mut consumer).await;
+    let fence = run(&backend, &first, worker(1), 1).await;
+    let (now, wait) = (backend.now(), Duration::from_secs(2));
+    let retry = leave(fence, Leaving::Retry, now.plus(wait), now);
+    settle_with_log(&backend, &first, retry, "one").await;
+    assert_eq!(log_of(&backend, job).await, Some(log(1, "one")), "while it waits");
+
+    pass(&backend, wait).await;
+    let second = next(&mut consumer).await;
+    let fence = run(&backend, &second, worker(1), 2).await;
+    let late = Fence { token: 9, ..fence };
+    let stale = settle_with_log(&backend, &second, succeed(late, "late"), "late").await;
+    assert_eq!(stale, Settled::Stale);
+    assert_eq!(log_of(&backend, job).await, Some(log(1, "one")), "not the stale one's");
+    settle_with_log(&backend, &second, leave(fence, Leaving::Death, now, now), "two").await;
+    assert_eq!(log_of(&backend, job).await, Some(log(2, "two")));
+
+    assert_eq!(act(&backend, Act::Retry(job)).await, Acted::Done);
+    assert_eq!(
+        log_of(&backend, job).await,
+        Some(log(2, "two")),
+        "until it has run again"
+    );
+    let third = next(&mut consumer).await;
+    let fence = run(&backend, &third, worker(1), 3).await;
+    settle(&backend, &third, succeed(fence, "silent")).await;
+    assert_eq!(log_of(&backend, job).await, None, "the last attempt was silent");
+
+    let other = push_one(&backend, 2).await;
+    let only = next(&mut consumer).await;
+    let fence = run(&backend, &only, worker(1), 4).await;
+    let cancelled = Verdict::Cancel {
+        fence,
+        note: None,
+        receipt: Receipt::default(),
+    };
+    settle_with_log(&backend, &only, cancelled, "cut off").await;
+    assert_eq!(log_of(&backend, other).await, Some(log(1, "cut off")));
+    assert_eq!(act(&backend, Act::Drop(other)).await, Acted::Done);
+    assert_eq!(log_of(&backend, other).await, None, "dropped with its job");
+}
+
 async fn an_end_is_written_once(backend: Arc<dyn Backend>) {
     let mut consumer = consume(&backend, worker(1)).await;
     let job = push_one(&backend, 1).await;
@@ -520,6 +610,7 @@ async fn a_split_parcel_comes_alone(backend: Arc<dyn Backend>) {
         delivery: delivery.id,
         copy: copy.clone(),
         verdict: Verdict::Release(Release::Alone),
+        log: None,
     });
     backend.settle(settlements.collect()).await.expect("they settle");
     let mut came = HashSet::new();
@@ -693,6 +784,7 @@ async fn jobs_of_a_parcel_go_together(backend: Arc<dyn Backend>) {
             delivery: delivery.id,
             copy: copy.clone(),
             verdict,
+            log: None,
         }
     });
     let settled = backend.settle(settlements.collect()).await.expect("they settle");
@@ -844,15 +936,31 @@ async fn workers_are_seen(backend: Arc<dyn Backend>) {
         tasks: vec![TaskName::new("act").expect("a name")],
         slots: 3,
         running: 1,
+        progress: Vec::new(),
     };
     assert_eq!(backend.beat(beat.clone()).await.expect("a beat"), []);
     for paused in [queue.clone(), QueueName::new("another").expect("a name")] {
         backend.control(Control::Pause(paused)).await.expect("a pause");
     }
     assert_eq!(backend.beat(beat.clone()).await.expect("a beat"), [queue]);
-    let seen = backend.workers().await.expect("workers");
-    assert_eq!(seen.len(), 1);
-    assert_eq!(seen[0].beat, beat);
+    let progress = vec![(id(7), Progress { done: 3, total: 8 })];
+    let told = WorkerBeat {
+        progress,
+        ..beat.clone()
+    };
+    for beat in [
+        beat,
+        told.clone(),
+        WorkerBeat {
+            progress: vec![],
+            ..told
+        },
+    ] {
+        backend.beat(beat.clone()).await.expect("a beat");
+        let seen = backend.workers().await.expect("workers");
+        assert_eq!(seen.len(), 1);
+        assert_eq!(seen[0].beat, beat);
+    }
     drop(consumer);
     backend.leave(worker(1)).await.expect("it leaves");
     assert_eq!(backend.workers().await.expect("workers").len(), 0);

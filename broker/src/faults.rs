@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
+use millhand_proto::{AttemptLog, JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
 use tokio::sync::{mpsc, watch};
 
 use crate::backend::{
@@ -33,7 +33,7 @@ pub enum Door {
     Tally,
     /// [`Backend::pending`].
     Pending,
-    /// What only people read: [`Backend::jobs`], [`queues`](Backend::queues),
+    /// What only people read: [`Backend::log`], [`jobs`](Backend::jobs), [`queues`](Backend::queues),
     /// [`workers`](Backend::workers) and [`stats`](Backend::stats).
     Look,
 }
@@ -144,6 +144,9 @@ impl Backend for Faulty {
     }
     fn read(&self, ids: Vec<JobId>) -> BoxFuture<'_, Result<Vec<Option<JobView>>>> {
         self.faulted(Door::Read, self.inner.read(ids))
+    }
+    fn log(&self, id: JobId) -> BoxFuture<'_, Result<Option<AttemptLog>>> {
+        self.faulted(Door::Look, self.inner.log(id))
     }
     fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>> {
         self.inner.watch(mailbox)

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
+use millhand_proto::{AttemptLog, JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
 use tokio::sync::mpsc;
 
 use self::commit::{Committer, Mode};
@@ -262,7 +262,7 @@ impl Shared {
             .write(move |engine| {
                 let settled = work
                     .iter()
-                    .map(|settlement| engine.settle(&settlement.copy, &settlement.verdict))
+                    .map(|settlement| engine.settle(&settlement.copy, &settlement.verdict, settlement.log.as_ref()))
                     .collect::<Sql<Vec<_>>>()?;
                 // A delivery ends in the transaction that settles the last of its jobs.
                 let done = work.iter().zip(&settled).filter(|(_, s)| **s == Settled::Done);
@@ -450,6 +450,10 @@ impl Backend for Shared {
             self.0
                 .look(move |engine| ids.iter().map(|id| engine.view(*id)).collect()),
         )
+    }
+
+    fn log(&self, id: JobId) -> BoxFuture<'_, Result<Option<AttemptLog>>> {
+        Box::pin(self.0.look(move |engine| engine.log(id)))
     }
 
     fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>> {

@@ -26,7 +26,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
+use millhand_proto::{AttemptLog, JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
 use tokio::sync::{OnceCell, mpsc, watch};
 
 use self::changes::{Change, Reply};
@@ -190,6 +190,10 @@ impl Backend for Shared {
 
     fn read(&self, ids: Vec<JobId>) -> BoxFuture<'_, Result<Vec<Option<JobView>>>> {
         Box::pin(async move { self.0.views(&ids).await })
+    }
+
+    fn log(&self, id: JobId) -> BoxFuture<'_, Result<Option<AttemptLog>>> {
+        Box::pin(self.0.log(id))
     }
 
     fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>> {

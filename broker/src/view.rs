@@ -1,6 +1,8 @@
 //! What people and programs read.
 
-use millhand_proto::{Class, Entry, JobId, Payload, QueueName, State, Tally, TaskName, Timestamp, WorkerId, limits};
+use millhand_proto::{
+    Class, Entry, JobId, Payload, Progress, QueueName, State, Tally, TaskName, Timestamp, WorkerId, limits,
+};
 use serde::{Deserialize, Serialize};
 
 /// All that is known of a job.
@@ -96,6 +98,9 @@ pub struct WorkerBeat {
     pub slots: u32,
     /// Slots in use.
     pub running: u32,
+    /// How far some of its running jobs say they are: at most [`limits::PROGRESS_JOBS`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub progress: Vec<(JobId, Progress)>,
 }
 
 /// The oldest minute whose numbers are kept.
@@ -125,6 +130,7 @@ impl WorkerBeat {
             tasks: Vec::new(),
             slots: 0,
             running: 0,
+            progress: Vec::new(),
         }
     }
 }

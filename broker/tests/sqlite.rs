@@ -160,6 +160,7 @@ async fn two_processes_share_a_file_and_wake_each_other() {
         delivery: delivery.id,
         copy: delivery.parcel.jobs()[0].clone(),
         verdict,
+        log: None,
     };
     there.settle(vec![settlement]).await.unwrap();
     assert_eq!(

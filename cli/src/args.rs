@@ -55,6 +55,7 @@ error as {\"error\":{\"code\":…,\"message\":…,\"hint\":…}}.
 
   job list      {\"schema\":\"millhand.job.list/1\",\"as_of\":…,\"items\":[…],\"count\":{\"value\":2,\"exact\":true}}
   job show      {\"schema\":\"millhand.job/1\",\"as_of\":…,\"job\":{…}}
+  job log       {\"schema\":\"millhand.job.log/1\",\"id\":…,\"attempt\":1,\"dropped_lines\":0,\"items\":[…]}
   job wait      {\"schema\":\"millhand.job.wait/1\",\"items\":[…]}
   job cancel    {\"schema\":\"millhand.job.cancel/1\",\"done\":1,\"asked\":0,\"refused\":0,\"unknown\":0,\"items\":[…]}
   dead rebuild  {\"schema\":\"millhand.dead.rebuild/1\",\"looked_at\":2,\"remembered\":1}
@@ -245,6 +246,16 @@ pub(crate) struct EnqueueArgs {
 pub(crate) enum JobCommand {
     /// Show all that is known of a job
     Show {
+        /// Its id
+        #[arg(value_name = "ID")]
+        id: String,
+    },
+    /// Print what the last attempt of a job printed and said
+    #[command(after_help = "\
+Each line tells when it came, counted from the beginning of the attempt, and where it comes from: out
+and err are what the job's process wrote, said is what its handler said. The newest 64 KiB are kept, as
+long as the job is remembered. A log is written when its attempt has ended.")]
+    Log {
         /// Its id
         #[arg(value_name = "ID")]
         id: String,

@@ -5,9 +5,11 @@ use std::time::Duration;
 use millhand_broker::{JobPage, JobView, QueueView, Unreadable};
 use millhand_proto::record::ParkNote;
 use millhand_proto::{
-    AttemptEnd, AttemptNote, Class, Core, Entry, ErrorText, JobCopy, JobId, Mailbox, Payload, QueueName, Receipt,
-    RetryWish, State, TaskName, TimeLimits, Timestamp,
+    AttemptEnd, AttemptLog, AttemptNote, Class, Core, Entry, ErrorText, JobCopy, JobId, LogLine, LogSource, Mailbox,
+    Payload, Progress, QueueName, Receipt, RetryWish, State, TaskName, TimeLimits, Timestamp,
 };
+
+use crate::views::Beside;
 
 /// When everything is looked at: 2031-02-03T04:05:06.789Z.
 pub(crate) const NOW: Timestamp = Timestamp::from_micros(1_927_857_906_789_012);
@@ -88,6 +90,24 @@ fn receipt() -> Receipt {
         run: 600_000,
         cpu: Some(480_000),
         encode: 35,
+        ..Receipt::default()
+    }
+}
+
+/// A log of twelve lines, and progress.
+pub(crate) fn beside() -> Beside {
+    let line = |n: u64| LogLine {
+        after: (n - 1) * 100_000,
+        source: [LogSource::Out, LogSource::Err, LogSource::Said][usize::try_from((n - 1) % 3).unwrap()],
+        text: format!("line {n}\x1b[31m"),
+    };
+    Beside {
+        log: Some(AttemptLog {
+            attempt: 2,
+            lines: (1..=12).map(line).collect(),
+            dropped: 3,
+        }),
+        progress: Some((Progress { done: 42, total: 100 }, ago(3))),
     }
 }
 

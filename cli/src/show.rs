@@ -4,14 +4,16 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use millhand_broker::{JobPage, JobView, QueueView};
-use millhand_proto::{AttemptNote, Payload, Receipt, State, Timestamp};
+use millhand_proto::{AttemptLog, AttemptNote, LogSource, Payload, Receipt, State, Timestamp, limits};
 
 use crate::output::{Align, Cell, Ink, Style, Table, bytes, clean, grouped, plural, shorten};
 use crate::times::{compact, human, rfc3339};
-use crate::views::{ran, raw, tries, waited};
+use crate::views::{Beside, ran, raw, tries, waited};
 
 /// Characters of arguments and of a result that are shown.
 const VALUE_CHARS: usize = 2_000;
+/// Lines of a log that are shown with its job.
+const LOG_LINES: usize = 10;
 /// Cells of the widest bar of a receipt.
 const BAR: u32 = 30;
 
@@ -108,19 +110,69 @@ pub(crate) fn queues(queues: &[QueueView], now: Timestamp, style: Style) -> Stri
 }
 
 /// One job.
-pub(crate) fn job(view: &JobView, now: Timestamp, style: Style) -> String {
+pub(crate) fn job(view: &JobView, beside: &Beside, now: Timestamp, style: Style) -> String {
     let entry = &view.entry;
     let mut out = String::new();
     let _ = writeln!(out, "{}  {}  {}", style.state(entry.state), entry.task, view.id);
     let _ = writeln!(out, "{}\n", sentence(view, now));
-    facts(&mut out, view, now, style);
+    facts(&mut out, view, beside, now, style);
     attempts(&mut out, view, style);
     if let Some(receipt) = &entry.receipt {
         receipt_bars(&mut out, receipt, style);
     }
+    if let Some(log) = &beside.log {
+        let shown = log.lines.len().min(LOG_LINES);
+        let title = match shown == log.lines.len() && log.dropped == 0 {
+            true => format!("Log of attempt {}", log.attempt),
+            false => format!(
+                "Log of attempt {}, its end; millhand job log {} prints it",
+                log.attempt, view.id
+            ),
+        };
+        let _ = writeln!(out, "\n{}", style.paint(Ink::Bold, &title));
+        indented(&mut out, &self::log(log, shown, style));
+    }
     value(&mut out, "Arguments", view.args.as_ref(), style);
     value(&mut out, "Result", entry.result.as_ref(), style);
     out
+}
+
+/// The newest lines of a log: when, where from, what.
+pub(crate) fn log(log: &AttemptLog, newest: usize, style: Style) -> String {
+    let mut out = String::new();
+    for line in log.lines.iter().skip(log.lines.len().saturating_sub(newest)) {
+        let when = format!("+{}", compact(line.after()));
+        let ink = match line.source {
+            LogSource::Err => Ink::Yellow,
+            LogSource::Out | LogSource::Said => Ink::Dim,
+        };
+        let head = style.paint(ink, &format!("{when:>9}  {:<4}", line.source.as_str()));
+        let _ = writeln!(out, "{}", format!("{head}  {}", clean(&line.text, false)).trim_end());
+    }
+    out
+}
+
+/// What a log holds, in one line.
+pub(crate) fn log_coverage(log: &AttemptLog) -> String {
+    let lines = plural(log.lines.len() as u64, "line");
+    match log.dropped {
+        0 => format!("attempt {}, {lines}", log.attempt),
+        dropped => format!(
+            "attempt {}, {lines}; {} older lines were dropped: the newest {} are kept",
+            log.attempt,
+            grouped(dropped),
+            bytes(limits::LOG_BYTES)
+        ),
+    }
+}
+
+/// Why there is no log.
+pub(crate) fn no_log(view: &JobView) -> String {
+    match view.entry.state {
+        State::Running => "it runs; its log is kept when the attempt has ended".into(),
+        _ if view.entry.attempts == 0 => "it has not run".into(),
+        _ => "its last attempt printed and said nothing, or its log was lost".into(),
+    }
 }
 
 /// What the job is about, in one sentence.
@@ -187,7 +239,7 @@ pub(crate) fn sentence(view: &JobView, now: Timestamp) -> String {
     }
 }
 
-fn facts(out: &mut String, view: &JobView, now: Timestamp, style: Style) {
+fn facts(out: &mut String, view: &JobView, beside: &Beside, now: Timestamp, style: Style) {
     let entry = &view.entry;
     let mut fact = |name: &str, text: String| {
         let _ = writeln!(out, "  {} {text}", style.paint(Ink::Dim, &format!("{name:<10}")));
@@ -213,6 +265,9 @@ fn facts(out: &mut String, view: &JobView, now: Timestamp, style: Style) {
         if let Some(time) = time {
             fact(name, at(time));
         }
+    }
+    if let Some((progress, told)) = beside.progress {
+        fact("progress", format!("{progress}, told {} ago", human(now.since(told))));
     }
     if let Some(owner) = entry.owner {
         fact("worker", owner.to_string());
@@ -413,7 +468,7 @@ mod tests {
 
     #[test]
     fn a_job_that_failed_twice_and_then_succeeded() {
-        insta::assert_snapshot!(job(&fixture::third_time_lucky(), NOW, PLAIN), @r#"
+        insta::assert_snapshot!(job(&fixture::third_time_lucky(), &Beside::default(), NOW, PLAIN), @r#"
         ✓ succeeded  wordcount  01c0dd47-c4d5-8000-8000-000000000400
         Succeeded at attempt 3, 50.0 s after it was enqueued.
 
@@ -455,7 +510,7 @@ mod tests {
 
     #[test]
     fn a_dead_job() {
-        insta::assert_snapshot!(job(&fixture::dead(), NOW, PLAIN), @r#"
+        insta::assert_snapshot!(job(&fixture::dead(), &Beside::default(), NOW, PLAIN), @r#"
         ✗ dead  mail.send  01c0dcd9-c0c5-8000-8000-000000000800
         Dead after 2 attempts (retries_exhausted), 5 min 02 s after it was enqueued.
 
@@ -483,6 +538,38 @@ mod tests {
     }
 
     #[test]
+    fn a_log_and_progress() {
+        let beside = fixture::beside();
+        let text = job(&fixture::dead(), &beside, NOW, PLAIN);
+        assert!(
+            text.contains("\n  progress   42 of 100 (42 %), told 3.00 s ago\n"),
+            "{text}"
+        );
+        let from = text.find("Log of").unwrap();
+        let to = text.find("\nArguments").unwrap();
+        insta::assert_snapshot!(text[from..to], @r"
+        Log of attempt 2, its end; millhand job log 01c0dcd9-c0c5-8000-8000-000000000800 prints it
+             +200ms  said  line 3\u{1b}[31m
+             +300ms  out   line 4\u{1b}[31m
+             +400ms  err   line 5\u{1b}[31m
+             +500ms  said  line 6\u{1b}[31m
+             +600ms  out   line 7\u{1b}[31m
+             +700ms  err   line 8\u{1b}[31m
+             +800ms  said  line 9\u{1b}[31m
+             +900ms  out   line 10\u{1b}[31m
+             +1.00s  err   line 11\u{1b}[31m
+             +1.10s  said  line 12\u{1b}[31m
+        ");
+        let all = log(beside.log.as_ref().unwrap(), usize::MAX, PLAIN);
+        assert_eq!(all.lines().count(), 12);
+        let note = log_coverage(beside.log.as_ref().unwrap());
+        assert_eq!(
+            note,
+            "attempt 2, 12 lines; 3 older lines were dropped: the newest 64.0 KiB are kept"
+        );
+    }
+
+    #[test]
     fn each_state_has_its_sentence() {
         let sentences: Vec<_> = fixture::every_state().iter().map(|view| sentence(view, NOW)).collect();
         insta::assert_snapshot!(sentences.join("\n"), @r#"
@@ -502,6 +589,7 @@ mod tests {
     fn colours_add_to_words() {
         let text = job(
             &fixture::dead(),
+            &Beside::default(),
             NOW,
             Style {
                 color: true,
@@ -514,7 +602,10 @@ mod tests {
             .split("\x1b[")
             .map(|p| p.split_once('m').map_or(p, |(_, rest)| rest))
             .collect();
-        assert_eq!(plain.lines().count(), job(&fixture::dead(), NOW, PLAIN).lines().count());
+        assert_eq!(
+            plain.lines().count(),
+            job(&fixture::dead(), &Beside::default(), NOW, PLAIN).lines().count()
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use millhand_broker::{JobPage, JobView, QueueView, Unreadable};
 use millhand_proto::limits::Limit;
-use millhand_proto::{AttemptNote, Payload, Receipt, State, Timestamp};
+use millhand_proto::{AttemptLog, AttemptNote, JobId, LogLine, Payload, Progress, Receipt, State, Timestamp};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -96,6 +96,10 @@ pub(crate) struct JobJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     attempt_notes: Option<Vec<NoteJson>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<ProgressJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    log: Option<LogJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     receipt: Option<ReceiptJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     args: Option<Box<RawValue>>,
@@ -105,6 +109,84 @@ pub(crate) struct JobJson {
     result: Option<Box<RawValue>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     result_error: Option<String>,
+}
+
+/// What is known of a job and lies beside its record.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    pub(crate) log: Option<AttemptLog>,
+    /// How far it says it is, and when its worker told of it.
+    pub(crate) progress: Option<(Progress, Timestamp)>,
+}
+
+#[derive(Debug, Serialize)]
+struct ProgressJson {
+    done: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    total: Option<u64>,
+    as_of: String,
+}
+
+impl From<(Progress, Timestamp)> for ProgressJson {
+    fn from((progress, at): (Progress, Timestamp)) -> Self {
+        Self {
+            done: progress.done,
+            total: (progress.total > 0).then_some(progress.total),
+            as_of: rfc3339(at),
+        }
+    }
+}
+
+/// That there is a log; its lines are read apart.
+#[derive(Debug, Serialize)]
+struct LogJson {
+    attempt: u32,
+    lines: usize,
+    dropped_lines: u64,
+}
+
+impl From<&AttemptLog> for LogJson {
+    fn from(log: &AttemptLog) -> Self {
+        Self {
+            attempt: log.attempt,
+            lines: log.lines.len(),
+            dropped_lines: log.dropped,
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct LogDocument {
+    schema: &'static str,
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    attempt: Option<u32>,
+    dropped_lines: u64,
+    pub(crate) items: Vec<LogLineJson>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct LogLineJson {
+    after_seconds: f64,
+    source: &'static str,
+    text: String,
+}
+
+impl LogDocument {
+    pub(crate) fn new(id: JobId, log: Option<&AttemptLog>) -> Self {
+        let line = |line: &LogLine| LogLineJson {
+            after_seconds: seconds(line.after()),
+            source: line.source.as_str(),
+            text: line.text.clone(),
+        };
+        Self {
+            schema: "millhand.job.log/1",
+            id: id.to_string(),
+            attempt: log.map(|log| log.attempt),
+            dropped_lines: log.map_or(0, |log| log.dropped),
+            items: log.map_or_else(Vec::new, |log| log.lines.iter().map(line).collect()),
+        }
+    }
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -219,6 +301,8 @@ impl JobJson {
             crashes: entry.crashes,
             conflicts: entry.conflicts,
             attempt_notes: None,
+            progress: None,
+            log: None,
             receipt: None,
             args: None,
             args_error: None,
@@ -228,7 +312,7 @@ impl JobJson {
     }
 
     /// A job with all that is known of it.
-    pub(crate) fn whole(view: &JobView, now: Timestamp) -> Self {
+    pub(crate) fn whole(view: &JobView, beside: &Beside, now: Timestamp) -> Self {
         let entry = &view.entry;
         let split = |payload: Option<&Payload>| match payload.map(raw) {
             None => (None, None),
@@ -239,6 +323,8 @@ impl JobJson {
         let (result, result_error) = split(entry.result.as_ref());
         Self {
             attempt_notes: Some(entry.notes.iter().map(NoteJson::from).collect()),
+            progress: beside.progress.map(ProgressJson::from),
+            log: beside.log.as_ref().map(LogJson::from),
             receipt: entry.receipt.map(ReceiptJson::from),
             args,
             args_error,
@@ -257,11 +343,11 @@ pub(crate) struct JobDocument {
 }
 
 impl JobDocument {
-    pub(crate) fn new(view: &JobView, now: Timestamp) -> Self {
+    pub(crate) fn new(view: &JobView, beside: &Beside, now: Timestamp) -> Self {
         Self {
             schema: "millhand.job/1",
             as_of: rfc3339(now),
-            job: JobJson::whole(view, now),
+            job: JobJson::whole(view, beside, now),
         }
     }
 }
@@ -459,7 +545,7 @@ mod tests {
 
     #[test]
     fn a_whole_job() {
-        insta::assert_snapshot!(pretty(&JobDocument::new(&fixture::third_time_lucky(), NOW)), @r#"
+        insta::assert_snapshot!(pretty(&JobDocument::new(&fixture::third_time_lucky(), &Beside::default(), NOW)), @r#"
         {
           "schema": "millhand.job/1",
           "as_of": "2031-02-03T04:05:06.789Z",
@@ -677,7 +763,7 @@ mod tests {
 
     #[test]
     fn values_are_passed_on_digit_by_digit_on_one_line_and_lists_of_any_length_parse() {
-        let json = serde_json::to_string(&JobJson::whole(&fixture::dead(), NOW)).unwrap();
+        let json = serde_json::to_string(&JobJson::whole(&fixture::dead(), &Beside::default(), NOW)).unwrap();
         assert!(
             json.contains("\"args\":{\"n\": 2,  \"big\": 123456789012345678901234567890}"),
             "{json}"
@@ -704,8 +790,29 @@ mod tests {
             codec: millhand_proto::Codec::MessagePack,
             bytes: vec![0xc1].into(),
         });
-        let json = serde_json::to_value(JobJson::whole(&view, NOW)).unwrap();
+        let json = serde_json::to_value(JobJson::whole(&view, &Beside::default(), NOW)).unwrap();
         assert!(json["args"].is_null());
         assert!(json["args_error"].as_str().unwrap().contains("0xc1"), "{json}");
+    }
+
+    #[test]
+    fn a_log_and_progress_beside_a_job() {
+        let (view, beside) = (fixture::dead(), fixture::beside());
+        let json = serde_json::to_value(JobJson::whole(&view, &beside, NOW)).unwrap();
+        assert_eq!(
+            json["log"],
+            serde_json::json!({"attempt": 2, "lines": 12, "dropped_lines": 3})
+        );
+        assert_eq!(
+            json["progress"],
+            serde_json::json!({"done": 42, "total": 100, "as_of": "2031-02-03T04:05:03.789Z"})
+        );
+        let log = serde_json::to_value(LogDocument::new(view.id, beside.log.as_ref())).unwrap();
+        assert_eq!(
+            log["items"][11],
+            serde_json::json!({"after_seconds": 1.1, "source": "said", "text": "line 12\u{1b}[31m"})
+        );
+        let none = serde_json::to_value(LogDocument::new(view.id, None)).unwrap();
+        assert_eq!(none["items"], serde_json::json!([]));
     }
 }

@@ -39,6 +39,9 @@ fn a_job_that_does_not_succeed_is_100_and_says_why() {
     let shown = json(&place.expect(0, &["job", "show", "mine", "--json"]).0);
     assert_eq!(shown["schema"], "millhand.job/1");
     assert_eq!(shown["job"]["state"], "dead");
+    let log = json(&place.expect(0, &["job", "log", "mine", "--json"]).0);
+    assert_eq!(log["schema"], "millhand.job.log/1");
+    place.expect(3, &["job", "log", "another"]);
     // Some can be retried, one cannot.
     let waiting = place.expect(0, &["enqueue", "wordcount", "--delay", "1h"]).0;
     place.expect(6, &["job", "retry", "mine", waiting.trim()]);

@@ -6,7 +6,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::maybe_done;
 use millhand_broker::{Act, Acted, Backend, BackendUrl, BoxFuture, Error, JobView, Pushed};
-use millhand_proto::{JobId, Mailbox, Task, Timestamp};
+use millhand_proto::{AttemptLog, JobId, Mailbox, Progress, State, Task, Timestamp};
 
 use crate::admin::Admin;
 use crate::error::{ConnectError, EnqueueError, WaitError};
@@ -305,6 +305,35 @@ impl Client {
     /// When the back end fails.
     pub async fn get(&self, id: JobId) -> Result<Option<JobView>, Error> {
         Ok(self.shared.backend.read(vec![id]).await?.pop().flatten())
+    }
+
+    /// What the newest attempt of a job that ended printed and said; `None` when it was silent.
+    ///
+    /// # Errors
+    /// When the back end fails.
+    pub async fn log(&self, id: JobId) -> Result<Option<AttemptLog>, Error> {
+        self.shared.backend.log(id).await
+    }
+
+    /// How far a running job says it is, and when its worker told of it: at most some seconds ago.
+    /// `None` when it says nothing, and when it does not run.
+    ///
+    /// # Errors
+    /// When the back end fails.
+    pub async fn progress(&self, job: &JobView) -> Result<Option<(Progress, Timestamp)>, Error> {
+        if job.entry.state != State::Running {
+            return Ok(None);
+        }
+        let workers = self.shared.backend.workers().await?;
+        let told = workers.iter().filter(|view| Some(view.beat.worker) == job.entry.owner);
+        let said = told.flat_map(|view| {
+            view.beat
+                .progress
+                .iter()
+                .map(|(id, progress)| (*id, *progress, view.at))
+        });
+        let mut of_job = said.filter(|(id, ..)| *id == job.id);
+        Ok(of_job.next().map(|(_, progress, at)| (progress, at)))
     }
 
     /// Cancels a job: one that waits will not start, one that runs is asked to stop.

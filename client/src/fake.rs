@@ -11,7 +11,9 @@ use millhand_broker::{
     WorkerView,
 };
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{Entry, JobId, Mailbox, Parcel, Payload, QueueName, State, Tally, Timestamp, WorkerId};
+use millhand_proto::{
+    AttemptLog, Entry, JobId, Mailbox, Parcel, Payload, QueueName, State, Tally, Timestamp, WorkerId,
+};
 use tokio::sync::mpsc;
 
 #[derive(Debug, Default)]
@@ -107,6 +109,9 @@ impl Backend for Fake {
         }
         let jobs = self.jobs.lock().unwrap();
         ready(Ok(ids.iter().map(|id| jobs.get(id).cloned()).collect()))
+    }
+    fn log(&self, _: JobId) -> BoxFuture<'_, Result<Option<AttemptLog>>> {
+        ready(Err(Error::Closed))
     }
     fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>> {
         let (tell, told) = mpsc::channel(16);

@@ -12,6 +12,7 @@ use tokio::time::Instant;
 
 use crate::day::Day;
 use crate::history::History;
+use crate::job::Beside;
 use crate::overview::Parts;
 use crate::range::Range;
 
@@ -111,9 +112,16 @@ impl Figures {
     }
 
     /// All that is known of one job, and the time.
-    pub(crate) async fn job(&self, id: JobId) -> Result<(Option<JobView>, Timestamp), Trouble> {
-        let view = self.within(self.client.get(id)).await?;
-        Ok((view, self.client.backend().now()))
+    pub(crate) async fn job(&self, id: JobId) -> Result<(Option<(JobView, Beside)>, Timestamp), Trouble> {
+        let read = async {
+            let Some(view) = self.client.get(id).await? else {
+                return Ok(None);
+            };
+            let (log, progress) = tokio::try_join!(self.client.log(id), self.client.progress(&view))?;
+            Ok(Some((view, Beside { log, progress })))
+        };
+        let job = self.within(read).await?;
+        Ok((job, self.client.backend().now()))
     }
 
     pub(crate) fn place(&self) -> String {

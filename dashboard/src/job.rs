@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use askama::Template;
 use millhand_broker::JobView;
-use millhand_proto::words::{clean, human, plural};
-use millhand_proto::{AttemptNote, Codec, Payload, Receipt, State, Timestamp};
+use millhand_proto::words::{clean, compact, human, plural};
+use millhand_proto::{AttemptLog, AttemptNote, Codec, Payload, Progress, Receipt, State, Timestamp};
 
 use crate::chart::{self, Phase, Svg};
 use crate::icon::Icon;
@@ -14,8 +14,18 @@ use crate::say;
 
 /// Characters of a value that are shown.
 const SHOWN: usize = 4096;
+/// Lines of a log that are shown.
+const LOG_LINES: usize = 200;
 /// Bytes that are shown of a value that is no text.
 const HEX: usize = 64;
+
+/// What is known of a job and lies beside its record.
+#[derive(Debug, Default)]
+pub(crate) struct Beside {
+    pub(crate) log: Option<AttemptLog>,
+    /// How far it says it is, and when its worker told of it.
+    pub(crate) progress: Option<(Progress, Timestamp)>,
+}
 
 /// A fact of a job: its name, and what it is.
 struct Fact {
@@ -45,6 +55,12 @@ struct Value {
     note: String,
 }
 
+/// What the last attempt printed and said.
+struct Log {
+    note: String,
+    text: String,
+}
+
 /// Where the time went.
 struct Waterfall {
     svg: Svg,
@@ -64,11 +80,12 @@ pub(crate) struct Job {
     facts: Vec<Fact>,
     attempts: Vec<Attempt>,
     receipt: Option<Waterfall>,
+    log: Option<Log>,
     values: Vec<Value>,
 }
 
 impl Job {
-    pub(crate) fn of(view: &JobView, now: Timestamp) -> Self {
+    pub(crate) fn of(view: &JobView, beside: &Beside, now: Timestamp) -> Self {
         let entry = &view.entry;
         let mut values = Vec::new();
         values.extend(view.args.as_ref().map(|args| Value::of("Arguments", args)));
@@ -78,9 +95,10 @@ impl Job {
             icon: Icon::State(entry.state),
             state: entry.state,
             sentence: sentence(view, now),
-            facts: facts(view, now),
+            facts: facts(view, beside, now),
             attempts: entry.notes.iter().rev().map(Attempt::of).collect(),
             receipt: entry.receipt.as_ref().map(Waterfall::of),
+            log: beside.log.as_ref().map(Log::of),
             values,
         }
     }
@@ -149,7 +167,7 @@ fn sentence(view: &JobView, now: Timestamp) -> String {
     text
 }
 
-fn facts(view: &JobView, now: Timestamp) -> Vec<Fact> {
+fn facts(view: &JobView, beside: &Beside, now: Timestamp) -> Vec<Fact> {
     let entry = &view.entry;
     let mut facts = Vec::new();
     let mut fact = |name, value: Option<String>, mono| {
@@ -175,6 +193,11 @@ fn facts(view: &JobView, now: Timestamp) -> Vec<Fact> {
     fact("Expires", entry.expires.map(time), false);
     fact("Started", entry.started.map(time), false);
     fact("Ended", entry.ended.map(time), false);
+    let progress = |(progress, told): (Progress, Timestamp)| {
+        let ago = human(Duration::from_secs(now.since(told).as_secs().max(1)));
+        format!("{progress} · told {ago} ago")
+    };
+    fact("Progress", beside.progress.map(progress), false);
     fact("Worker", entry.owner.map(|worker| worker.to_string()), true);
     fact(
         "Reason",
@@ -234,6 +257,29 @@ impl Waterfall {
             whole: span(whole),
             cpu: receipt.cpu.map(span),
         }
+    }
+}
+
+impl Log {
+    fn of(log: &AttemptLog) -> Self {
+        let from = log.lines.len().saturating_sub(LOG_LINES);
+        let mut text = String::new();
+        for line in &log.lines[from..] {
+            let when = format!("+{}", compact(line.after()));
+            let source = line.source.as_str();
+            let _ = writeln!(text, "{when:>9}  {source:<4}  {}", clean(&line.text, false));
+        }
+        let older = log.dropped + from as u64;
+        let note = if older == 0 {
+            format!("attempt {}", log.attempt)
+        } else {
+            format!(
+                "attempt {}, its newest {}; millhand job log prints what else is kept",
+                log.attempt,
+                plural(log.lines[from..].len() as u64, "line")
+            )
+        };
+        Self { note, text }
     }
 }
 
@@ -332,7 +378,7 @@ fn indent(json: &str) -> String {
 pub(crate) mod tests {
     use millhand_broker::memory::Memory;
     use millhand_client::Client;
-    use millhand_proto::Task;
+    use millhand_proto::{LogLine, LogSource, Task};
 
     use super::*;
 
@@ -359,9 +405,43 @@ pub(crate) mod tests {
         let mut view = dead("a\u{202e}b\u{7}").await;
         for state in [State::Dead, State::Cancelled] {
             view.entry.state = state;
-            let page = Job::of(&view, view.entry.enqueued_at).render().unwrap();
+            let page = Job::of(&view, &Beside::default(), view.entry.enqueued_at)
+                .render()
+                .unwrap();
             assert!(!page.contains(['\u{202e}', '\u{7}']), "{page}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_log_is_shown_escaped_and_bounded() {
+        let view = dead("no").await;
+        let line = |n: usize| LogLine {
+            after: 1_500_000,
+            source: LogSource::Err,
+            text: format!("<script>{n}</script>\u{202e}\u{7}"),
+        };
+        let log = AttemptLog {
+            attempt: 3,
+            lines: (0..LOG_LINES + 5).map(line).collect(),
+            dropped: 0,
+        };
+        let progress = Some((Progress { done: 4, total: 10 }, view.entry.enqueued_at));
+        let beside = Beside {
+            log: Some(log),
+            progress,
+        };
+        let page = Job::of(&view, &beside, view.entry.enqueued_at).render().unwrap();
+        assert!(
+            !page.contains(['\u{202e}', '\u{7}']) && !page.contains("<script>"),
+            "{page}"
+        );
+        assert_eq!(page.matches("+1.50s").count(), LOG_LINES);
+        assert!(page.contains(&format!("{}&#60;", LOG_LINES + 4)), "the newest: {page}");
+        assert!(page.contains("4 of 10 (40 %)"), "{page}");
+        let silent = Job::of(&view, &Beside::default(), view.entry.enqueued_at)
+            .render()
+            .unwrap();
+        assert!(!silent.contains("h-log"), "{silent}");
     }
 
     #[test]

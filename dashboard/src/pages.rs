@@ -263,8 +263,8 @@ async fn job(State(site): State<Site>, Path(text): Path<String>) -> Response {
             .hint("Where queue and store are two servers, a job may be waiting in the queue although the store has lost its memory of it; it will run.")
             .looked_for(id.to_string())
             .answer(StatusCode::NOT_FOUND),
-        Ok((Some(view), now)) => {
-            let job = Job::of(&view, now);
+        Ok((Some((view, beside)), now)) => {
+            let job = Job::of(&view, &beside, now);
             let title = format!("{} {}", view.entry.state, view.entry.task);
             let place = site.figures.place();
             page(

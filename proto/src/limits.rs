@@ -97,6 +97,8 @@ limits! {
     LOG_BYTES: usize = 64 << 10, "log of an attempt", "64 KiB", "what a job printed and said; the oldest lines are dropped beyond";
     /// Bytes of one line of a job's log.
     LOG_LINE_BYTES: usize = 4 << 10, "line of a log", "4 KiB", "a longer line is cut";
+    /// Running jobs whose progress a worker tells with its beat.
+    PROGRESS_JOBS: usize = 100, "progress", "100 jobs", "how many running jobs of one worker are told of with each beat; those that run longest come first";
     /// Crashes of its process before the job is dead.
     CRASHES: u32 = 3, "crashes", "3", "by default; so many crashed attempts of one job, and it is dead with crashed; they are not counted as retries";
     /// How long a job waits for a slot in a worker.

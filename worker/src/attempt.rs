@@ -44,7 +44,8 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
     };
     // Its older attempt may have been on its way out when this one came in.
     let presence = presence.or_else(|| crew.enter(id, job.delivery, stop.clone()));
-    crew.claimed(id, claim, fence);
+    let log = JobLog::default();
+    crew.claimed(id, claim, fence, log.clone());
     let claimed_at = crew.backend.now();
     let _alone = if suspect {
         crew.suspects.acquire().await.ok()
@@ -70,7 +71,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
             soft: limits.soft(),
             hard: limits.hard(),
             memory: task.memory,
-            log: JobLog::default(),
+            log: log.clone(),
             suspect,
         })
         .await;
@@ -139,7 +140,11 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
         slot.free(ran.run);
     }
     let counted = Counted::of(&verdict);
-    let settled = crew.settle(settlement(&job, verdict)).await;
+    let settlement = Settlement {
+        log: log.take(job.copy.attempt()),
+        ..settlement(&job, verdict)
+    };
+    let settled = crew.settle(settlement).await;
     crew.count(&job, settled, &counted);
     drop(window);
     drop(presence);
@@ -226,6 +231,7 @@ pub(crate) fn settlement(job: &Waiting, verdict: Verdict) -> Settlement {
         delivery: job.delivery,
         copy: job.copy.clone(),
         verdict,
+        log: None,
     }
 }
 

@@ -19,10 +19,13 @@ use rustix::process::{Signal, getpgrp, getpid, kill_process_group};
 use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Facts, States};
-use crate::executors::frames::{Carried, Done, End, Frame, FrameError, Hello, RunJob, VERSION, WINDOW, micros};
+use crate::executors::frames::{
+    Carried, Done, End, Frame, FrameError, Hello, LogLine, Progress, RunJob, VERSION, WINDOW, micros,
+};
 use crate::executors::guarded;
 use crate::executors::shared::{self, SHARED_BYTES, SHARED_OVER};
 use crate::executors::socket::{Inbox, Outbox};
+use crate::log::{Said, Sink};
 use crate::registry::{Handler, Registry};
 
 /// Set in the environment of a child.
@@ -36,6 +39,9 @@ const TICK: Duration = Duration::from_millis(5);
 
 /// How long the socket is watched before it is looked whether the same job still runs.
 const WATCH: Duration = Duration::from_millis(50);
+
+/// How often the worker is told of progress, at the most.
+const PROGRESS: Duration = Duration::from_millis(100);
 
 /// Whether this process is a worker's child. What a child starts inherits the variable but not the
 /// socket, and is none.
@@ -145,7 +151,12 @@ impl Line {
     }
 
     /// Runs one job after the other.
-    fn work(&self, registry: &Registry, states: &Arc<States>, watcher: &Thread) -> Result<Infallible, FrameError> {
+    fn work(
+        self: &Arc<Self>,
+        registry: &Registry,
+        states: &Arc<States>,
+        watcher: &Thread,
+    ) -> Result<Infallible, FrameError> {
         let mut number = 0;
         loop {
             let (job, args) = self.next()?;
@@ -156,7 +167,7 @@ impl Line {
             if self.parked.swap(false, Ordering::SeqCst) {
                 watcher.unpark();
             }
-            let (done, file) = run(registry, states, job, args, cancelled);
+            let (done, file) = run(registry, states, job, args, cancelled, self.sink(id));
             self.busy.store(0, Ordering::SeqCst);
             *self.running() = None;
             // What the job printed comes before its answer.
@@ -168,6 +179,32 @@ impl Line {
             }
             outgoing.send_all(&self.socket)?;
         }
+    }
+
+    /// Where what the handler says goes to.
+    fn sink(self: &Arc<Self>, job: JobId) -> Sink {
+        let line = Arc::clone(self);
+        let told = Mutex::new(None::<Instant>);
+        Sink::Worker(Box::new(move |said| {
+            let frame = match said {
+                Said::Line(text) => Frame::Log(LogLine { job, text }),
+                Said::Progress(progress) => {
+                    let mut told = told.lock().unwrap_or_else(PoisonError::into_inner);
+                    let soon = told.is_some_and(|at| at.elapsed() < PROGRESS);
+                    if soon && progress.done < progress.total {
+                        return;
+                    }
+                    *told = Some(Instant::now());
+                    Frame::Progress(Progress {
+                        job,
+                        done: progress.done,
+                        total: Some(progress.total),
+                    })
+                }
+            };
+            // A worker that is gone is noticed by who reads.
+            let _ = line.say(&frame);
+        }))
     }
 
     /// The next job; waits for it.
@@ -269,6 +306,7 @@ fn run(
     job: RunJob,
     args: Bytes,
     cancelled: CancellationToken,
+    sink: Sink,
 ) -> (Done, Option<std::os::fd::OwnedFd>) {
     let id = job.job;
     let deadline = job
@@ -287,7 +325,7 @@ fn run(
         claimed: job.claimed,
         deadline,
     };
-    let cx = Context::new(facts, cancelled, Arc::clone(states));
+    let cx = Context::new(facts, cancelled, Arc::clone(states), sink);
     let args = Payload {
         codec: job.args.codec,
         bytes: args,

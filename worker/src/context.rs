@@ -7,8 +7,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use millhand_client::{InvalidJob, Job};
-use millhand_proto::{Fence, JobCopy, JobId, Parcel, Task, TaskName, Timestamp, limits};
+use millhand_proto::{Fence, JobCopy, JobId, Parcel, Progress, Task, TaskName, Timestamp, limits};
 use tokio_util::sync::CancellationToken;
+
+use crate::log::{Said, Sink, Source, cut};
 
 /// What a handler knows of its job and may ask of its worker. Cheap to clone.
 #[derive(Clone)]
@@ -19,6 +21,7 @@ struct Inner {
     since: Instant,
     cancelled: CancellationToken,
     states: Arc<States>,
+    sink: Sink,
     children: Mutex<Vec<Parcel>>,
 }
 
@@ -54,12 +57,13 @@ pub enum EnqueueError {
 }
 
 impl Context {
-    pub(crate) fn new(facts: Facts, cancelled: CancellationToken, states: Arc<States>) -> Self {
+    pub(crate) fn new(facts: Facts, cancelled: CancellationToken, states: Arc<States>, sink: Sink) -> Self {
         Self(Arc::new(Inner {
             facts,
             since: Instant::now(),
             cancelled,
             states,
+            sink,
             children: Mutex::default(),
         }))
     }
@@ -112,6 +116,38 @@ impl Context {
     /// When it was given nothing of this type.
     pub fn state<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, MissingState> {
         self.0.states.get().ok_or(MissingState(type_name::<T>()))
+    }
+
+    /// Writes into the job's log, which is kept beside its record when the attempt has ended and as
+    /// long as that: its newest lines, 64 KiB of them (`millhand limits`). `millhand job log` prints it.
+    /// The worker's own log gets it too, with the job's id and task.
+    pub fn log(&self, text: impl AsRef<str>) {
+        for line in text.as_ref().lines() {
+            self.say(Said::Line(line.to_owned()));
+        }
+    }
+
+    /// Says how far the job is: `done` of `total` units of work, `total` being 0 where it is not known.
+    /// What was said last is seen while the job runs, a few seconds late. Cheap enough for every step of
+    /// a loop.
+    pub fn progress(&self, done: u64, total: u64) {
+        self.say(Said::Progress(Progress { done, total }));
+    }
+
+    fn say(&self, said: Said) {
+        let Facts { job, task, .. } = &self.0.facts;
+        match (&self.0.sink, said) {
+            (Sink::Here(log), Said::Line(mut line)) => {
+                cut(&mut line);
+                tracing::info!(%job, %task, "{line}");
+                log.add(Source::Said, line);
+            }
+            (Sink::Here(log), Said::Progress(progress)) => {
+                tracing::trace!(%job, %task, %progress, "progress");
+                log.set_progress(progress);
+            }
+            (Sink::Worker(send), said) => send(said),
+        }
     }
 
     /// The time by the store's clock.
@@ -185,7 +221,10 @@ impl fmt::Debug for States {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use millhand_proto::AttemptLog;
+
     use super::*;
+    use crate::log::JobLog;
 
     pub(crate) fn facts(task: &str) -> Facts {
         Facts {
@@ -203,10 +242,42 @@ pub(crate) mod tests {
         }
     }
 
+    /// A log that nobody reads.
+    pub(crate) fn here() -> Sink {
+        Sink::Here(JobLog::default())
+    }
+
+    #[test]
+    fn what_a_handler_says_reaches_the_log_or_the_worker() {
+        let log = JobLog::default();
+        let cx = |sink| Context::new(facts("t"), CancellationToken::new(), Arc::default(), sink);
+        let speak = |cx: Context| {
+            cx.log("one\ntwo");
+            cx.progress(1, 3);
+            cx.log(String::new());
+            cx.progress(2, 3);
+        };
+        speak(cx(Sink::Here(log.clone())));
+        assert_eq!(log.progress(), Some(Progress { done: 2, total: 3 }));
+        let kept = AttemptLog::decode(&log.take(1).unwrap()).unwrap();
+        let lines: Vec<_> = kept.lines.iter().map(|l| (l.source, l.text.as_str())).collect();
+        assert_eq!(lines, [(Source::Said, "one"), (Source::Said, "two")]);
+
+        let sent = Arc::new(Mutex::new(Vec::new()));
+        let hears = Arc::clone(&sent);
+        speak(cx(Sink::Worker(Box::new(move |said| hears.lock().unwrap().push(said)))));
+        let progress = |done| Said::Progress(Progress { done, total: 3 });
+        let line = |text: &str| Said::Line(text.into());
+        assert_eq!(
+            *sent.lock().unwrap(),
+            [line("one"), line("two"), progress(1), progress(2)]
+        );
+    }
+
     #[test]
     fn a_second_run_enqueues_the_same_children() {
         use crate::registry::tests::Double;
-        let cx = || Context::new(facts("t"), CancellationToken::new(), Arc::default());
+        let cx = || Context::new(facts("t"), CancellationToken::new(), Arc::default(), here());
         let (first, second) = (cx(), cx());
         let a = first.enqueue(Double(1)).unwrap();
         let b = first.enqueue(Job::of(Double(2)).queue("slow")).unwrap();
@@ -234,7 +305,7 @@ pub(crate) mod tests {
         let mut states = States::default();
         states.insert(7_u32);
         states.insert(String::from("seven"));
-        let cx = Context::new(facts("t"), CancellationToken::new(), Arc::new(states));
+        let cx = Context::new(facts("t"), CancellationToken::new(), Arc::new(states), here());
         assert_eq!(*cx.state::<u32>().unwrap(), 7);
         assert_eq!(*cx.state::<String>().unwrap(), "seven");
         assert!(cx.state::<u64>().unwrap_err().to_string().contains("u64"));

@@ -6,11 +6,12 @@ use std::time::{Duration, Instant};
 
 use millhand_broker::{Backend, Claim, Coalescer, DeliveryId, Error, Settled, Settlement, Verdict};
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{Fence, JobId, WorkerId, limits};
+use millhand_proto::{Fence, JobId, Progress, WorkerId, limits};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use crate::executors::{Executors, Stop};
+use crate::log::JobLog;
 use crate::registry::{Executor, Registry};
 use crate::room::Waiting;
 use crate::tally::Tallies;
@@ -31,6 +32,8 @@ pub(crate) fn random() -> u64 {
 struct Under {
     stop: Stop,
     claim: Option<(Claim, Fence)>,
+    /// What it says while it runs.
+    log: JobLog,
     renewed: Instant,
     cancel_asked: bool,
     since: Instant,
@@ -113,6 +116,7 @@ impl Crew {
             Under {
                 stop,
                 claim: None,
+                log: JobLog::default(),
                 renewed: Instant::now(),
                 cancel_asked: false,
                 since: Instant::now(),
@@ -126,9 +130,10 @@ impl Crew {
         })
     }
 
-    pub(crate) fn claimed(&self, id: JobId, claim: Claim, fence: Fence) {
+    pub(crate) fn claimed(&self, id: JobId, claim: Claim, fence: Fence, log: JobLog) {
         if let Some(run) = self.runs().get_mut(&id) {
             run.claim = Some((claim, fence));
+            run.log = log;
             run.since = Instant::now();
             run.renewed = run.since;
         }
@@ -136,6 +141,19 @@ impl Crew {
 
     pub(crate) fn cancel_asked(&self, id: JobId) -> bool {
         self.runs().get(&id).is_some_and(|run| run.cancel_asked)
+    }
+
+    /// How far jobs that run say they are; those that run longest, when there are many.
+    pub(crate) fn progress(&self) -> Vec<(JobId, Progress)> {
+        let runs = self.runs();
+        let told = runs
+            .iter()
+            .filter_map(|(id, run)| Some((run.since, *id, run.log.progress()?)));
+        let mut told: Vec<_> = told.collect();
+        drop(runs);
+        told.sort_unstable_by_key(|(since, ..)| *since);
+        told.truncate(limits::PROGRESS_JOBS);
+        told.into_iter().map(|(_, id, progress)| (id, progress)).collect()
     }
 
     /// A cancel was asked for.
@@ -245,6 +263,7 @@ impl Crew {
                     delivery: run.delivery,
                     copy: claim.copy.clone(),
                     verdict: Verdict::Detach,
+                    log: None,
                 };
                 Some((*id, settlement))
             })

@@ -22,7 +22,7 @@ use tokio_util::sync::CancellationToken;
 pub use self::processes::Recycle;
 pub(crate) use self::threads::guarded;
 use crate::context::{Context, Facts, States};
-use crate::log::JobLog;
+use crate::log::{JobLog, Sink};
 use crate::registry::{Executor, Handled, Handler, Registry};
 
 /// How long a run that was asked to stop may take before it is ended from outside.
@@ -334,7 +334,8 @@ impl Executors {
             claimed: run.claimed,
             deadline: run.hard.and_then(|limit| Instant::now().checked_add(limit)),
         };
-        Context::new(facts, run.stop.told.clone(), Arc::clone(&self.states))
+        let sink = Sink::Here(run.log.clone());
+        Context::new(facts, run.stop.told.clone(), Arc::clone(&self.states), sink)
     }
 
     /// Ends children and threads. A thread whose handler does not return is left behind.

@@ -2,78 +2,187 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
-use millhand_proto::limits;
+use bytes::Bytes;
+pub(crate) use millhand_proto::LogSource as Source;
+use millhand_proto::{AttemptLog, LogLine, Progress, limits};
 
-/// Where a line comes from.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// Its process's standard output.
-    Out,
-    /// Its process's standard error.
-    Err,
-    /// The handler, through its context.
-    Said,
-}
-
-/// The log of one attempt: the newest lines, at most [`limits::LOG_BYTES`]. Clones share it.
+/// The log of one attempt: the newest lines, at most [`limits::LOG_BYTES`] as they are kept; and the
+/// newest progress. Clones share it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct JobLog(Arc<Mutex<Lines>>);
+pub(crate) struct JobLog(Arc<Mutex<Kept>>);
 
-#[derive(Debug, Default)]
-struct Lines {
-    lines: VecDeque<(Source, String)>,
+#[derive(Debug)]
+struct Kept {
+    /// When the attempt began.
+    began: Instant,
+    lines: VecDeque<LogLine>,
     bytes: usize,
     /// Lines that had to go.
     dropped: u64,
+    progress: Option<Progress>,
+}
+
+impl Default for Kept {
+    fn default() -> Self {
+        Self {
+            began: Instant::now(),
+            lines: VecDeque::new(),
+            bytes: 0,
+            dropped: 0,
+            progress: None,
+        }
+    }
+}
+
+/// What a line counts for.
+fn cost(line: &LogLine) -> usize {
+    line.text.len() + LogLine::OVERHEAD
 }
 
 impl JobLog {
-    fn lines(&self) -> MutexGuard<'_, Lines> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Adds a line; what is too long of it is cut, and the oldest lines go when it is too much.
-    pub(crate) fn add(&self, source: Source, mut line: String) {
-        if line.len() > limits::LOG_LINE_BYTES {
-            let end = (0..=limits::LOG_LINE_BYTES - 4)
-                .rev()
-                .find(|at| line.is_char_boundary(*at));
-            line.truncate(end.unwrap_or(0));
-            line.push('…');
-        }
-        let mut lines = self.lines();
-        lines.bytes += line.len() + 1;
-        lines.lines.push_back((source, line));
-        while lines.bytes > limits::LOG_BYTES {
-            let Some((_, gone)) = lines.lines.pop_front() else {
+    pub(crate) fn add(&self, source: Source, mut text: String) {
+        cut(&mut text);
+        let mut kept = self.kept();
+        let after = u64::try_from(kept.began.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let line = LogLine { after, source, text };
+        kept.bytes += cost(&line);
+        kept.lines.push_back(line);
+        while kept.bytes > limits::LOG_BYTES {
+            let Some(gone) = kept.lines.pop_front() else {
                 break;
             };
-            lines.bytes -= gone.len() + 1;
-            lines.dropped += 1;
+            kept.bytes -= cost(&gone);
+            kept.dropped += 1;
         }
+    }
+
+    /// Notes how far the job says it is.
+    pub(crate) fn set_progress(&self, progress: Progress) {
+        self.kept().progress = Some(progress);
+    }
+
+    pub(crate) fn progress(&self) -> Option<Progress> {
+        self.kept().progress
     }
 
     /// A text, with the last lines of standard error after it if there are any.
     pub(crate) fn after(&self, text: &str) -> String {
         /// Leaves room for the text within what is kept of an error.
         const SHOWN: usize = 12 << 10;
-        let lines = self.lines();
+        let kept = self.kept();
         let mut last: Vec<&str> = Vec::new();
         let mut bytes = 0;
-        for (source, line) in lines.lines.iter().rev() {
-            if *source == Source::Err {
-                bytes += line.len() + 1;
-                if bytes > SHOWN || last.len() == 40 {
-                    break;
-                }
-                last.push(line);
+        for line in kept.lines.iter().rev().filter(|line| line.source == Source::Err) {
+            bytes += line.text.len() + 1;
+            if bytes > SHOWN || last.len() == 40 {
+                break;
             }
+            last.push(&line.text);
         }
         last.reverse();
         match last.join("\n").trim_end() {
             "" => text.to_owned(),
             last => format!("{text}; the end of standard error:\n{last}"),
         }
+    }
+
+    /// The log as it is kept beside the record; `None` when nothing was printed or said.
+    pub(crate) fn take(&self, attempt: u32) -> Option<Bytes> {
+        let mut kept = self.kept();
+        if kept.lines.is_empty() {
+            return None;
+        }
+        let log = AttemptLog {
+            attempt,
+            lines: std::mem::take(&mut kept.lines).into(),
+            dropped: kept.dropped,
+        };
+        kept.bytes = 0;
+        drop(kept);
+        Some(log.encode().into())
+    }
+}
+
+/// Cuts a line that is too long.
+pub(crate) fn cut(text: &mut String) {
+    if text.len() > limits::LOG_LINE_BYTES {
+        let end = (0..=limits::LOG_LINE_BYTES - 4)
+            .rev()
+            .find(|at| text.is_char_boundary(*at));
+        text.truncate(end.unwrap_or(0));
+        text.push('…');
+    }
+}
+
+/// What a handler says through its context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// A line for the log.
+    Line(String),
+    /// How far it is.
+    Progress(Progress),
+}
+
+/// Where a context's words go.
+pub(crate) enum Sink {
+    /// Into the log of a run in this process.
+    Here(JobLog),
+    /// To the worker that this process is a child of: whatever sends a frame. It is called on the
+    /// handler's threads, as often as the handler speaks: it is for whoever sends to send less.
+    Worker(Box<dyn Fn(Said) + Send + Sync>),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(log: &JobLog) -> AttemptLog {
+        AttemptLog::decode(&log.take(1).expect("lines")).expect("a log")
+    }
+
+    #[test]
+    fn the_newest_lines_are_kept_and_the_others_counted() {
+        let log = JobLog::default();
+        assert_eq!(log.take(1), None, "silence costs nothing");
+        for n in 0..10_000 {
+            log.add(Source::Out, format!("line {n}"));
+        }
+        let bytes = log.take(4).expect("lines");
+        assert!(bytes.len() <= limits::LOG_BYTES + 32, "{}", bytes.len());
+        let kept = AttemptLog::decode(&bytes).expect("a log");
+        assert_eq!(
+            (kept.attempt, kept.lines.last().unwrap().text.as_str()),
+            (4, "line 9999")
+        );
+        assert_eq!(kept.dropped + kept.lines.len() as u64, 10_000);
+        assert!(kept.lines.windows(2).all(|pair| pair[0].after <= pair[1].after));
+    }
+
+    #[test]
+    fn empty_lines_fill_it_too() {
+        let log = JobLog::default();
+        for _ in 0..100_000 {
+            log.add(Source::Err, String::new());
+        }
+        assert!(lines(&log).lines.len() * LogLine::OVERHEAD <= limits::LOG_BYTES);
+    }
+
+    #[test]
+    fn a_long_line_is_cut_between_characters() {
+        let log = JobLog::default();
+        log.add(Source::Said, "ö".repeat(limits::LOG_LINE_BYTES));
+        let text = lines(&log).lines.remove(0).text;
+        assert!(
+            text.len() <= limits::LOG_LINE_BYTES && text.ends_with("ö…"),
+            "{}",
+            text.len()
+        );
     }
 }

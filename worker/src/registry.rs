@@ -341,7 +341,7 @@ pub(crate) mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::context::tests::facts;
+    use crate::context::tests::{facts, here};
 
     #[derive(Serialize, Deserialize)]
     pub(crate) struct Double(pub(crate) u32);
@@ -405,7 +405,7 @@ pub(crate) mod tests {
         let Handler::Process(handler) = &task.handler else {
             panic!("a process task")
         };
-        let cx = Context::new(facts("double"), CancellationToken::new(), Arc::default());
+        let cx = Context::new(facts("double"), CancellationToken::new(), Arc::default(), here());
 
         let good = handler(Payload::json("21").unwrap(), cx.clone());
         assert_eq!(good.outcome, Outcome::Succeeded(Payload::encode(&42_u64).unwrap()));

@@ -6,8 +6,8 @@ use millhand_proto::protocol::{
     Cancel, End, Meeting, Written, adopt, cancel, confirm, finish, give_back, leave, meet, retry,
 };
 use millhand_proto::{
-    Class, Entry, JobCopy, JobId, Leaving, Mailbox, Parcel, Payload, QueueName, RecordKey, State, Timestamp, WorkerId,
-    limits,
+    AttemptLog, Class, Entry, JobCopy, JobId, Leaving, Mailbox, Parcel, Payload, QueueName, RecordKey, State,
+    Timestamp, WorkerId, limits,
 };
 
 use super::records::Records;
@@ -115,7 +115,7 @@ impl<'c> Engine<'c> {
     }
 
     /// One job of a delivery is settled. The delivery itself is ended by the caller.
-    pub(super) fn settle(&mut self, copy: &JobCopy, verdict: &Verdict) -> Sql<Settled> {
+    pub(super) fn settle(&mut self, copy: &JobCopy, verdict: &Verdict, log: Option<&Bytes>) -> Sql<Settled> {
         let id = copy.id();
         let key = id.record_at(copy.hop.hand);
         let place = || (key, copy.core.queue.clone(), copy.core.class);
@@ -143,6 +143,7 @@ impl<'c> Engine<'c> {
                     for child in children {
                         self.push(&[NewCopy::of(child)])?;
                     }
+                    self.put_log(copy, log)?;
                     self.put(place(), id, entry)?;
                 }
                 Ok(settled(written))
@@ -151,6 +152,7 @@ impl<'c> Engine<'c> {
                 let entry = self.entry(key, id)?;
                 let (written, entry) = finish(entry, copy, *fence, End::Cancelled(note.clone()), *receipt, self.now);
                 if let Some(entry) = entry {
+                    self.put_log(copy, log)?;
                     self.put(place(), id, entry)?;
                 }
                 Ok(settled(written))
@@ -173,6 +175,10 @@ impl<'c> Engine<'c> {
                     *receipt,
                 );
                 if let Some(entry) = entry {
+                    // What dies without a run leaves the log of its last attempt.
+                    if fence.is_some() {
+                        self.put_log(copy, log)?;
+                    }
                     let error = note
                         .as_ref()
                         .and_then(|n| n.error.as_ref())
@@ -224,6 +230,20 @@ impl<'c> Engine<'c> {
             }
         }
         Ok(())
+    }
+
+    /// Keeps the log of an attempt that ended, in place of an earlier one's.
+    fn put_log(&self, copy: &JobCopy, log: Option<&Bytes>) -> Sql<()> {
+        match log {
+            Some(log) => self.tables.put_value("l", copy.id(), log),
+            None if copy.hop.hand > 0 => self.tables.delete_log(copy.id()),
+            None => Ok(()),
+        }
+    }
+
+    pub(super) fn log(&self, id: JobId) -> Sql<Option<AttemptLog>> {
+        let body = self.tables.value("l", id)?;
+        Ok(body.and_then(|body| AttemptLog::decode(&body)))
     }
 
     fn put_payload(&mut self, kind: &str, id: JobId, payload: &Payload) -> Sql<()> {
@@ -411,6 +431,7 @@ impl<'c> Engine<'c> {
             self.records.forget(&self.tables, key, id)?;
         }
         self.tables.delete_values(id)?;
+        self.tables.delete_log(id)?;
         Ok(Acted::Done)
     }
 
@@ -610,6 +631,7 @@ impl<'c> Engine<'c> {
                     self.records.forget(&self.tables, key, row.id)?;
                 }
                 self.tables.delete_values(row.id)?;
+                self.tables.delete_log(row.id)?;
             } else {
                 // A copy that comes later must still find that the job ended.
                 let entry = found.entry;
@@ -674,7 +696,9 @@ mod tests {
                 receipt: Receipt::default(),
                 children: Vec::new(),
             };
-            engine.settle(copy, &verdict).expect("settled");
+            engine
+                .settle(copy, &verdict, Some(&AttemptLog::default().encode().into()))
+                .expect("settled");
         }
         engine.finish().expect("written");
     }
@@ -706,7 +730,13 @@ mod tests {
         };
         let (cancelled, succeeded) = (Some(State::Cancelled), Some(State::Succeeded));
         assert_eq!(known(DAY / 2), [cancelled, succeeded, succeeded]);
+        let logs = || {
+            let engine = Engine::new(&connection, start);
+            [done.id(), copied.id()].map(|id| engine.log(id).expect("a read").is_some())
+        };
+        assert_eq!(logs(), [true, true]);
         assert_eq!(known(DAY * 2), [cancelled, None, succeeded]);
+        assert_eq!(logs(), [false, true]);
         assert_eq!(known(DAY * 8), [None, None, succeeded]);
     }
 }

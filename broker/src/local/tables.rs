@@ -270,9 +270,17 @@ impl Tables<'_> {
         Ok(())
     }
 
+    /// Takes away what lies beside a job's record, but for its log.
     pub(super) fn delete_values(&self, id: JobId) -> Sql<()> {
         self.0
             .prepare_cached("DELETE FROM vals WHERE kind IN ('v', 'b') AND id = ?")?
+            .execute([id.as_bytes()])?;
+        Ok(())
+    }
+
+    pub(super) fn delete_log(&self, id: JobId) -> Sql<()> {
+        self.0
+            .prepare_cached("DELETE FROM vals WHERE kind = 'l' AND id = ?")?
             .execute([id.as_bytes()])?;
         Ok(())
     }
@@ -465,10 +473,26 @@ impl Tables<'_> {
                 beat.running,
                 tasks.join(" ")
             ])?;
+        if beat.progress.is_empty() {
+            return self.delete_progress(beat.worker);
+        }
+        let progress =
+            rmp_serde::to_vec(&beat.progress).map_err(|e| rusqlite::Error::ToSqlConversionFailure(Box::new(e)))?;
+        self.0
+            .prepare_cached("INSERT OR REPLACE INTO vals (kind, id, body) VALUES ('p', ?, ?)")?
+            .execute(params![beat.worker.as_bytes(), progress])?;
+        Ok(())
+    }
+
+    fn delete_progress(&self, worker: WorkerId) -> Sql<()> {
+        self.0
+            .prepare_cached("DELETE FROM vals WHERE kind = 'p' AND id = ?")?
+            .execute([worker.as_bytes()])?;
         Ok(())
     }
 
     pub(super) fn delete_beat(&self, worker: WorkerId) -> Sql<()> {
+        self.delete_progress(worker)?;
         self.0
             .execute("DELETE FROM workers WHERE id = ?", [worker.as_bytes()])?;
         Ok(())
@@ -477,10 +501,12 @@ impl Tables<'_> {
     pub(super) fn beats(&self) -> Sql<Vec<WorkerView>> {
         self.0
             .prepare_cached(
-                "SELECT id, at, host, pid, started, queues, slots, running, tasks FROM workers ORDER BY started",
+                "SELECT id, at, host, pid, started, queues, slots, running, tasks,
+                   (SELECT body FROM vals WHERE kind = 'p' AND vals.id = workers.id) FROM workers ORDER BY started",
             )?
             .query_map([], |r| {
                 let (queues, tasks): (String, String) = (r.get(5)?, r.get(8)?);
+                let progress: Option<Vec<u8>> = r.get(9)?;
                 Ok(WorkerView {
                     at: time(r, 1)?,
                     beat: WorkerBeat {
@@ -492,6 +518,7 @@ impl Tables<'_> {
                         tasks: tasks.split(' ').filter_map(|t| TaskName::new(t).ok()).collect(),
                         slots: r.get(6)?,
                         running: r.get(7)?,
+                        progress: progress.map_or_else(Vec::new, |p| rmp_serde::from_slice(&p).unwrap_or_default()),
                     },
                 })
             })?

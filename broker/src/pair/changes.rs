@@ -28,6 +28,7 @@ pub(super) enum Change {
         /// A result that lies beside the record.
         big: Option<Bytes>,
         receipt: Receipt,
+        log: Option<Bytes>,
     },
     Leave {
         copy: JobCopy,
@@ -36,6 +37,7 @@ pub(super) enum Change {
         reason: Option<String>,
         note: Option<AttemptNote>,
         receipt: Option<Receipt>,
+        log: Option<Bytes>,
     },
     /// The successor is in the queue. A death brings the bytes that are kept.
     Confirm {

@@ -132,6 +132,16 @@ impl Group {
         }
     }
 
+    /// Keeps the log of an attempt that ended, in place of an earlier one's.
+    fn put_log(&mut self, copy: &JobCopy, log: Option<&Bytes>, keep: Duration) {
+        let key = Key::Log(copy.id());
+        match log {
+            Some(log) => self.effects.push(Effect::Put(key, log.clone(), keep)),
+            None if copy.hop.hand > 0 => self.effects.push(Effect::Delete(key)),
+            None => {}
+        }
+    }
+
     /// Applies one change.
     pub(super) fn apply(&mut self, change: &Change, know: &Knowledge) -> Reply {
         let at = |copy: &JobCopy| copy.id().record_at(copy.hop.hand);
@@ -168,6 +178,7 @@ impl Group {
                 end,
                 big,
                 receipt,
+                log,
             } => {
                 let entry = self.entry(at(copy), copy.id());
                 let (written, entry) = finish(entry, copy, *fence, end.clone(), *receipt, know.now);
@@ -175,6 +186,9 @@ impl Group {
                     let keep = limits::KEEP_SUCCEEDED;
                     self.effects
                         .push(Effect::Put(Key::Result(copy.id()), big.clone(), keep));
+                }
+                if let Some(until) = entry.as_ref().and_then(Entry::keep_until) {
+                    self.put_log(copy, log.as_ref(), until.since(know.now));
                 }
                 self.put_copy(know, copy, entry);
                 Reply::Written(written)
@@ -186,6 +200,7 @@ impl Group {
                 reason,
                 note,
                 receipt,
+                log,
             } => {
                 let entry = self.entry(at(copy), copy.id());
                 let (written, entry) = leave(
@@ -197,6 +212,11 @@ impl Group {
                     note.clone(),
                     *receipt,
                 );
+                // What dies without a run leaves the log of its last attempt.
+                if entry.is_some() && fence.is_some() {
+                    let until = successor.due.max(know.now).plus(limits::KEEP_OTHERS);
+                    self.put_log(copy, log.as_ref(), until.since(know.now));
+                }
                 self.put_copy(know, copy, entry);
                 Reply::Written(written)
             }
@@ -383,8 +403,8 @@ impl Group {
             }
             slot.changed = true;
         }
-        self.effects
-            .extend([Effect::Delete(Key::Result(id)), Effect::Delete(Key::Dead(id))]);
+        let beside = [Key::Result(id), Key::Dead(id), Key::Log(id)];
+        self.effects.extend(beside.map(Effect::Delete));
         Acted::Done
     }
 

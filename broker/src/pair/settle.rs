@@ -264,7 +264,7 @@ impl Pair {
 
 /// What is remembered before anything is published.
 fn first_change(settlement: &Settlement) -> Option<Change> {
-    let copy = settlement.copy.clone();
+    let (copy, log) = (settlement.copy.clone(), settlement.log.clone());
     Some(match settlement.verdict.clone() {
         Verdict::Succeed {
             fence, result, receipt, ..
@@ -278,6 +278,7 @@ fn first_change(settlement: &Settlement) -> Option<Change> {
                 end,
                 big,
                 receipt,
+                log,
             }
         }
         Verdict::Cancel { fence, note, receipt } => Change::End {
@@ -286,6 +287,7 @@ fn first_change(settlement: &Settlement) -> Option<Change> {
             end: End::Cancelled(note),
             big: None,
             receipt,
+            log,
         },
         Verdict::Leave {
             fence,
@@ -300,6 +302,7 @@ fn first_change(settlement: &Settlement) -> Option<Change> {
             reason,
             note,
             receipt,
+            log,
         },
         Verdict::GiveBack { fence, worker } => Change::GiveBack { copy, fence, worker },
         Verdict::Acknowledge | Verdict::Release(_) | Verdict::Replay(_) | Verdict::Detach => return None,

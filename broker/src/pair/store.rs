@@ -62,6 +62,8 @@ pub(crate) enum Key {
     Delayed(JobId),
     /// The bytes of a dead job's copy.
     Dead(JobId),
+    /// The log of a job's newest attempt that ended.
+    Log(JobId),
     /// Ids of jobs that succeeded in these ten minutes, of one task.
     Succeeded(u16, TaskName, u64),
     /// Ids of jobs that came into this state, newest last; capped.

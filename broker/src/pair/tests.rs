@@ -77,6 +77,7 @@ impl Side {
             end: End::Succeeded(Some(Payload::json("1").unwrap())),
             big: None,
             receipt: Receipt::default(),
+            log: None,
         };
         self.change(end).await;
     }
@@ -92,6 +93,7 @@ impl Side {
             reason: None,
             note: None,
             receipt: None,
+            log: None,
         };
         self.change(leave).await;
         let published = successor;

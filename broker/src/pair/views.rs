@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use bytes::Bytes;
-use millhand_proto::{Entry, JobCopy, JobId, Parcel, QueueName, Record, RecordKey, State, TaskName, Timestamp, limits};
+use millhand_proto::{
+    AttemptLog, Entry, JobCopy, JobId, Parcel, QueueName, Record, RecordKey, State, TaskName, Timestamp, limits,
+};
 
 use super::Pair;
 use super::beats::Said;
@@ -11,7 +13,7 @@ use super::changes::{places, read_beside};
 use super::control::Rules;
 use super::group::bucket;
 use super::records;
-use super::store::{Key, Read};
+use super::store::{Found, Key, Read};
 use crate::error::{Error, Result};
 use crate::view::Unreadable;
 use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerView};
@@ -67,6 +69,13 @@ impl Pair {
             .collect();
         self.fill(&mut views).await?;
         Ok(views)
+    }
+
+    /// What the job's newest attempt that ended printed and said.
+    pub(super) async fn log(&self, id: JobId) -> Result<Option<AttemptLog>> {
+        let found = self.store.read(vec![Read::Get(Key::Log(id))]).await?.pop();
+        let bytes = found.and_then(Found::bytes);
+        Ok(bytes.and_then(|bytes| AttemptLog::decode(&bytes)))
     }
 
     async fn records_of(&self, mut keys: Vec<RecordKey>, known: &mut HashMap<RecordKey, Option<Record>>) -> Result<()> {
@@ -191,7 +200,7 @@ impl Pair {
     async fn names(&self, filter: &JobFilter) -> Result<(Vec<QueueName>, Vec<TaskName>)> {
         let reads = vec![Read::Fields(Key::Queues), Read::Fields(Key::Tasks)];
         let mut found = self.store.read(reads).await?.into_iter();
-        let mut next = || found.next().map(super::store::Found::fields).unwrap_or_default();
+        let mut next = || found.next().map(Found::fields).unwrap_or_default();
         let queues = next().into_iter().filter_map(|(name, _)| QueueName::new(&name).ok());
         let tasks = next().into_iter().filter_map(|(name, _)| TaskName::new(&name).ok());
         Ok((
@@ -248,7 +257,7 @@ impl Pair {
                 count: piece,
             };
             let found = self.store.read(vec![read]).await?.pop();
-            let list = found.map(super::store::Found::list).unwrap_or_default();
+            let list = found.map(Found::list).unwrap_or_default();
             let last = list.len() < piece;
             skip += list.len();
             let ids = list.iter().rev().flat_map(jobs_of).collect();
@@ -311,7 +320,7 @@ impl Pair {
     pub(super) async fn queue_views(&self) -> Result<Vec<QueueView>> {
         let reads = vec![Read::Fields(Key::Queues), Read::Fields(Key::Empty)];
         let mut found = self.store.read(reads).await?.into_iter();
-        let mut next = || found.next().map(super::store::Found::fields).unwrap_or_default();
+        let mut next = || found.next().map(Found::fields).unwrap_or_default();
         let (used, empty) = (next(), next());
         let rules = self.rules().await?;
         let mut views: BTreeMap<QueueName, QueueView> = BTreeMap::new();
@@ -392,7 +401,7 @@ impl Pair {
             count: 100,
         };
         let notes = self.store.read(vec![read]).await?.pop();
-        let notes = notes.map(super::store::Found::list).unwrap_or_default();
+        let notes = notes.map(Found::list).unwrap_or_default();
         let read = notes.iter().rev().filter_map(|note| {
             let (at, queue, reason, bytes) = rmp_serde::from_slice(note).ok()?;
             Some((queue, Unreadable { at, reason, bytes }))

@@ -29,7 +29,7 @@ impl Names {
     pub(super) fn shard(&self, key: &Key) -> u16 {
         match key {
             Key::Record(RecordKey::Parcel(id) | RecordKey::Own(id)) => shard_of(id.parcel_key(), self.shards),
-            Key::Result(id) | Key::Delayed(id) | Key::Dead(id) => shard_of(id.parcel_key(), self.shards),
+            Key::Result(id) | Key::Delayed(id) | Key::Dead(id) | Key::Log(id) => shard_of(id.parcel_key(), self.shards),
             Key::Succeeded(shard, ..) | Key::Index(shard, _) | Key::Accepted(shard, ..) => *shard,
             _ => 0,
         }
@@ -44,6 +44,7 @@ impl Names {
             Key::Result(id) => write!(name, "v:{id}"),
             Key::Delayed(id) => write!(name, "b:{id}"),
             Key::Dead(id) => write!(name, "d:{id}"),
+            Key::Log(id) => write!(name, "l:{id}"),
             Key::Succeeded(_, task, bucket) => write!(name, "s:{task}:{bucket}"),
             Key::Index(_, state) => write!(name, "i:{state}"),
             Key::Accepted(_, queue, bucket) => write!(name, "a:{queue}:{bucket}"),

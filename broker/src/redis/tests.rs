@@ -274,4 +274,6 @@ fn keys_and_channels_are_as_they_were_frozen() {
         page += &(line + "\n");
     }
     crate::golden::same("keys.txt", &page);
+    // What came later stands in files of its own.
+    crate::golden::same("keys-log.txt", &(names.key(&Key::Log(id)) + "\n"));
 }

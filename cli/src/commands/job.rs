@@ -12,7 +12,7 @@ use crate::args::{FilterArgs, Format, Global, JobCommand, WhichArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Ui, clean};
 use crate::show;
-use crate::views::{Items, JobDocument, JobJson, JobList, WaitJson, raw};
+use crate::views::{Beside, Items, JobDocument, JobJson, JobList, LogDocument, WaitJson, raw};
 
 /// Rows of a list when no limit is given.
 const LIST: usize = 50;
@@ -24,11 +24,12 @@ pub(super) async fn run(command: JobCommand, global: &Global, ui: &Ui) -> Outcom
         JobCommand::Cancel(args) | JobCommand::Retry(args) | JobCommand::RunNow(args) | JobCommand::Drop(args) => {
             act::named(&args.which)?;
         }
-        JobCommand::Show { .. } | JobCommand::List { .. } => {}
+        JobCommand::Show { .. } | JobCommand::Log { .. } | JobCommand::List { .. } => {}
     }
     let client = super::client(&settings, false)?;
     match command {
         JobCommand::Show { id } => one(&client, &id, ui).await,
+        JobCommand::Log { id } => log(&client, &id, ui).await,
         JobCommand::List { filter } => list(&client, &filter, ui).await,
         JobCommand::Wait { which, timeout } => {
             let waiting = wait(&client, &which, timeout.unwrap_or(FOR_EVER), ui);
@@ -61,12 +62,36 @@ async fn one(client: &Client, given: &str, ui: &Ui) -> Outcome {
     let Some(view) = client.get(id).await? else {
         return Err(unknown(given, id));
     };
+    let beside = Beside {
+        log: client.log(id).await?,
+        progress: client.progress(&view).await?,
+    };
     let now = client.backend().now();
     match ui.format {
-        Format::Text => ui.print(&show::job(&view, now, ui.style))?,
-        Format::Json => ui.document(&JobDocument::new(&view, now))?,
-        Format::Jsonl => ui.lines(&[JobJson::whole(&view, now)])?,
+        Format::Text => ui.print(&show::job(&view, &beside, now, ui.style))?,
+        Format::Json => ui.document(&JobDocument::new(&view, &beside, now))?,
+        Format::Jsonl => ui.lines(&[JobJson::whole(&view, &beside, now)])?,
     }
+    Ok(Exit::Done)
+}
+
+async fn log(client: &Client, given: &str, ui: &Ui) -> Outcome {
+    let id = JobId::given(given);
+    let Some(view) = client.get(id).await? else {
+        return Err(unknown(given, id));
+    };
+    let log = client.log(id).await?;
+    let document = LogDocument::new(id, log.as_ref());
+    match (ui.format, &log) {
+        (Format::Text, Some(log)) => {
+            ui.print(&show::log(log, log.lines.len(), ui.style))?;
+            ui.note(&show::log_coverage(log));
+        }
+        (Format::Text, None) => ui.note(&show::no_log(&view)),
+        (Format::Json, _) => ui.document(&document)?,
+        (Format::Jsonl, _) => ui.lines(&document.items)?,
+    }
+    // A job that was silent is an answer, not a failure.
     Ok(Exit::Done)
 }
 

@@ -44,6 +44,7 @@ impl Dispatch {
     pub(super) fn beat(&mut self) {
         let busy: usize = self.benches.values().map(|b| b.slots - b.free.min(b.slots)).sum();
         self.said.running = u32::try_from(busy).unwrap_or(u32::MAX);
+        self.said.progress = self.crew.progress();
         let (crew, events, said) = (Arc::clone(&self.crew), self.events.clone(), self.said.clone());
         self.duties.beating.begin(async move {
             match crew.backend.beat(said).await {

@@ -74,6 +74,7 @@ impl Dispatch {
             tasks,
             slots: u32::try_from(all).unwrap_or(u32::MAX),
             running: 0,
+            progress: Vec::new(),
         };
         let mut this = Self {
             crew,

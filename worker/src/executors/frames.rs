@@ -32,7 +32,7 @@ pub(crate) enum Frame {
     Cancel(Cancel),
     /// Child to worker: a line for the job's log.
     #[serde(rename = "log")]
-    Log(Said),
+    Log(LogLine),
     /// Child to worker: how far the job is.
     #[serde(rename = "progress")]
     Progress(Progress),
@@ -101,11 +101,11 @@ pub(crate) struct Cancel {
 }
 
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Said {
+pub(crate) struct LogLine {
     #[serde(rename = "i")]
     pub(crate) job: JobId,
     #[serde(rename = "m")]
-    pub(crate) line: String,
+    pub(crate) text: String,
 }
 
 #[derive(Debug, Serialize, Deserialize)]

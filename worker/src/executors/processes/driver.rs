@@ -418,11 +418,15 @@ impl<'p> Driver<'p> {
             }
             Frame::Log(said) => {
                 let first = self.first(said.job)?;
-                first.run.log.add(Source::Said, said.line);
+                first.run.log.add(Source::Said, said.text);
                 Ok(())
             }
             Frame::Progress(progress) => {
-                self.first(progress.job)?;
+                let first = self.first(progress.job)?;
+                first.run.log.set_progress(millhand_proto::Progress {
+                    done: progress.done,
+                    total: progress.total.unwrap_or(0),
+                });
                 Ok(())
             }
             Frame::Hello(_) | Frame::Run(_) | Frame::Cancel(_) => Err(FrameError::Unexpected),

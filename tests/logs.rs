@@ -1,0 +1,92 @@
+//! What handlers say: into the job's log when the attempt has ended, and as progress while it runs.
+#![allow(missing_docs, clippy::unwrap_used, clippy::needless_pass_by_value)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use millhand::{Client, Context, Failure, LogSource, Progress, Task, Worker};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+
+#[derive(Serialize, Deserialize)]
+struct Talk;
+
+impl Task for Talk {
+    const NAME: &'static str = "talk";
+    type Output = ();
+}
+
+#[derive(Serialize, Deserialize)]
+struct Whisper;
+
+impl Task for Whisper {
+    const NAME: &'static str = "whisper";
+    type Output = ();
+}
+
+/// Says that it runs, then fails unless it is the second attempt.
+fn talk(_: Talk, cx: Context) -> Result<(), Failure> {
+    cx.log(format!("attempt {}\nits second line", cx.attempt()));
+    if cx.attempt() == 2 {
+        return Ok(());
+    }
+    Err(std::io::Error::other("not yet").into())
+}
+
+#[tokio::test]
+async fn the_log_of_the_last_attempt_is_kept() {
+    let backend = millhand::memory().unwrap();
+    let client = Client::new(Arc::clone(&backend));
+    let loud = client.enqueue(Talk).await.unwrap().id();
+    let silent = client.enqueue(Whisper).await.unwrap().id();
+    let worker = Worker::new(Arc::clone(&backend))
+        .on_thread(talk)
+        .on_async(|_: Whisper, _: Context| async { Ok(()) });
+    worker.run_until_idle().await.unwrap();
+    let log = client.log(loud).await.unwrap().unwrap();
+    let lines: Vec<_> = log.lines.iter().map(|l| (l.source, l.text.as_str())).collect();
+    assert_eq!(
+        lines,
+        [(LogSource::Said, "attempt 2"), (LogSource::Said, "its second line")]
+    );
+    assert_eq!((log.attempt, log.dropped), (2, 0));
+    assert_eq!(client.log(silent).await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn progress_is_seen_while_the_job_runs() {
+    let backend = millhand::memory().unwrap();
+    let client = Client::new(Arc::clone(&backend));
+    let id = client.enqueue(Whisper).await.unwrap().id();
+    let go_on = Arc::new(Notify::new());
+    let waits = Arc::clone(&go_on);
+    let whisper = move |_: Whisper, cx: Context| {
+        let waits = Arc::clone(&waits);
+        async move {
+            (0..=42).for_each(|done| cx.progress(done, 100));
+            waits.notified().await;
+            Ok(())
+        }
+    };
+    let worker = Worker::new(Arc::clone(&backend)).on_async(whisper);
+    let stop = Arc::new(Notify::new());
+    let stopped = Arc::clone(&stop);
+    let running = tokio::spawn(async move { worker.run(async move { stopped.notified().await }).await });
+    let seen = async {
+        loop {
+            let view = client.get(id).await.unwrap().unwrap();
+            if let Some((progress, _)) = client.progress(&view).await.unwrap() {
+                return progress;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let seen = tokio::time::timeout(Duration::from_secs(30), seen).await.unwrap();
+    assert_eq!(seen, Progress { done: 42, total: 100 });
+    go_on.notify_one();
+    stop.notify_one();
+    running.await.unwrap().unwrap();
+    let view = client.get(id).await.unwrap().unwrap();
+    assert_eq!(client.progress(&view).await.unwrap(), None, "it has ended");
+    assert_eq!(client.log(id).await.unwrap(), None, "progress is no log");
+}
