@@ -17,6 +17,7 @@ use std::time::Duration;
 use config::{Config, Environment, File, FileFormat, Map, Source};
 use millhand_broker::BackendUrl;
 use millhand_proto::{QueueName, TaskName};
+use millhand_worker::CommandKind;
 
 use self::sources::{Origins, read, variables};
 use self::values::Reader;
@@ -60,9 +61,30 @@ impl Default for WorkerSettings {
 /// `[tasks.NAME]`
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct TaskSettings {
+    /// `command` or `child`.
     pub(crate) command: Vec<String>,
+    pub(crate) kind: CommandKind,
     pub(crate) timeout: Option<Duration>,
+    pub(crate) soft_timeout: Option<Duration>,
     pub(crate) retries: Option<u32>,
+    pub(crate) crashes: Option<u32>,
+    pub(crate) slots: Option<u32>,
+    pub(crate) memory: Option<u64>,
+}
+
+impl Default for TaskSettings {
+    fn default() -> Self {
+        Self {
+            command: Vec::new(),
+            kind: CommandKind::Command,
+            timeout: None,
+            soft_timeout: None,
+            retries: None,
+            crashes: None,
+            slots: None,
+            memory: None,
+        }
+    }
 }
 
 /// What flags say.

@@ -2,7 +2,16 @@
 
 const TOP_KEYS: [&str; 4] = ["broker", "store", "worker", "tasks"];
 const WORKER_KEYS: [&str; 5] = ["queues", "async", "threads", "processes", "grace"];
-const TASK_KEYS: [&str; 3] = ["command", "timeout", "retries"];
+const TASK_KEYS: [&str; 8] = [
+    "command",
+    "child",
+    "timeout",
+    "soft_timeout",
+    "retries",
+    "crashes",
+    "slots",
+    "memory",
+];
 
 /// The settings that stand where `key` was looked for.
 pub(super) fn siblings(key: &str) -> impl Iterator<Item = String> {

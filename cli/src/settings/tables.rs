@@ -2,13 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use config::{Map, Value, ValueKind};
 use millhand_broker::BackendUrl;
 use millhand_proto::{QueueName, TaskName, limits};
+use millhand_worker::CommandKind;
 
-use super::values::Reader;
+use super::values::{Reader, show};
 use super::{Settings, TaskSettings, WorkerSettings};
+
+/// A process that may hold less cannot start.
+const LEAST_MEMORY: u64 = 1 << 20;
 
 impl Reader {
     pub(super) fn settings(&mut self, merged: &Map<String, Value>, file: Option<PathBuf>) -> Option<Settings> {
@@ -128,44 +133,70 @@ impl Reader {
                 continue;
             }
             let Some(table) = self.table(&key, value) else { continue };
-            let mut task = TaskSettings {
-                command: Vec::new(),
-                timeout: None,
-                retries: None,
-            };
-            for (name, value) in &table {
-                let key = format!("{key}.{name}");
-                match name.as_str() {
-                    "command" => match self.texts(&key, value) {
-                        Some(words) if words.first().is_none_or(String::is_empty) => {
-                            self.wrong(&key, value, "it must name a program, as [\"wc\", \"-w\"]");
-                        }
-                        Some(words) if words.iter().any(|w| w.contains('\0')) => {
-                            self.wrong(&key, value, "its words must not hold NUL");
-                        }
-                        Some(words) => task.command = words,
-                        None => {}
-                    },
-                    "timeout" => match self.span(&key, value) {
-                        Some(span) if span.is_zero() || span > limits::HORIZON => {
-                            self.wrong(&key, value, "it must be more than nothing and at most 366 days");
-                        }
-                        span => task.timeout = span,
-                    },
-                    "retries" => {
-                        task.retries = self.count(&key, value, 0..=1000).and_then(|n| u32::try_from(n).ok());
-                    }
-                    _ => self.unknown(&key, value),
-                }
-            }
-            if !table.contains_key("command") {
-                let (source, _) = self.origins.of(&key);
-                self.problems
-                    .push(format!("{source}: {key} has no command, as command = [\"wc\", \"-w\"]"));
-            }
+            let task = self.task(&key, &table);
             if let Ok(name) = task_name {
                 tasks.insert(name, task);
             }
         }
+    }
+    fn task(&mut self, task_key: &str, table: &Map<String, Value>) -> TaskSettings {
+        let mut task = TaskSettings::default();
+        for (name, value) in table {
+            let key = format!("{task_key}.{name}");
+            match name.as_str() {
+                "command" => task.command = self.command(&key, value).unwrap_or_default(),
+                "child" => {
+                    task.kind = CommandKind::Child;
+                    task.command = self.command(&key, value).unwrap_or_default();
+                }
+                "timeout" => task.timeout = self.limit(&key, value),
+                "soft_timeout" => task.soft_timeout = self.limit(&key, value),
+                "retries" => task.retries = self.number(&key, value, 0..=1000),
+                "crashes" => task.crashes = self.number(&key, value, 1..=1000),
+                "slots" => task.slots = self.number(&key, value, 1..=10_000),
+                "memory" => task.memory = self.bytes(&key, value, LEAST_MEMORY),
+                _ => self.unknown(&key, value),
+            }
+        }
+        let has = |name| table.contains_key(name);
+        match (has("command"), has("child")) {
+            (true, true) => self.problem(task_key, "has a command and a child: it is one or the other"),
+            (false, false) => self.problem(
+                task_key,
+                "has no command, as command = [\"wc\", \"-w\"], and no child, as child = [\"python3\", \"tasks.py\"]",
+            ),
+            _ => {}
+        }
+        let hard = task.timeout.unwrap_or(limits::PROCESS_HARD);
+        if let Some(value) = table.get("soft_timeout")
+            && task.soft_timeout.is_some_and(|soft| soft >= hard)
+        {
+            let problem = format!(
+                "it must be shorter than the timeout, {}",
+                table
+                    .get("timeout")
+                    .map_or_else(|| "1h unless it is set".to_owned(), show)
+            );
+            self.wrong(&format!("{task_key}.soft_timeout"), value, &problem);
+        }
+        task
+    }
+
+    fn command(&mut self, key: &str, value: &Value) -> Option<Vec<String>> {
+        let words = self.texts(key, value)?;
+        if words.first().is_none_or(String::is_empty) {
+            self.wrong(key, value, "it must name a program, as [\"wc\", \"-w\"]");
+        } else if words.iter().any(|w| w.contains('\0')) {
+            self.wrong(key, value, "its words must not hold NUL");
+        }
+        Some(words)
+    }
+
+    fn limit(&mut self, key: &str, value: &Value) -> Option<Duration> {
+        let span = self.span(key, value)?;
+        if span.is_zero() || span > limits::HORIZON {
+            self.wrong(key, value, "it must be more than nothing and at most 366 days");
+        }
+        Some(span)
     }
 }

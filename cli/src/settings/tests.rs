@@ -31,7 +31,11 @@ fn the_example_of_the_readme_is_understood() {
             timeout = "30s"
             retries = 3
             [tasks."billing.send"]
-            command = ["true"]
+            child = ["python3", "billing.py"]
+            soft_timeout = "20s"
+            crashes = 1
+            slots = 2
+            memory = "512MiB"
         "#,
         &[],
         None,
@@ -46,7 +50,17 @@ fn the_example_of_the_readme_is_understood() {
     let task = &settings.tasks["wordcount"];
     assert_eq!(task.command, ["wc", "-w"]);
     assert_eq!((task.timeout, task.retries), (Some(Duration::from_secs(30)), Some(3)));
-    assert!(settings.tasks.contains_key("billing.send"));
+    assert_eq!(task.kind, CommandKind::Command);
+    let want = TaskSettings {
+        command: ["python3", "billing.py"].map(str::to_owned).to_vec(),
+        kind: CommandKind::Child,
+        soft_timeout: Some(Duration::from_secs(20)),
+        crashes: Some(1),
+        slots: Some(2),
+        memory: Some(512 << 20),
+        ..TaskSettings::default()
+    };
+    assert_eq!(settings.tasks["billing.send"], want);
 }
 
 #[test]
@@ -131,7 +145,8 @@ fn what_is_not_understood_is_refused_with_source_key_value_and_the_nearest_right
         ("worker = 3", "/m.toml: worker = 3: it must be a table"),
         (
             "[tasks.a]\nretries = 1",
-            "/m.toml: tasks.a has no command, as command = [\"wc\", \"-w\"]",
+            "/m.toml: tasks.a has no command, as command = [\"wc\", \"-w\"], \
+             and no child, as child = [\"python3\", \"tasks.py\"]",
         ),
         (
             "[tasks.a]\ncommand = \"wc -w\"",
@@ -140,6 +155,46 @@ fn what_is_not_understood_is_refused_with_source_key_value_and_the_nearest_right
         (
             "[tasks.a]\ncommand = []",
             "/m.toml: tasks.a.command = []: it must name a program, as [\"wc\", \"-w\"]",
+        ),
+        (
+            "[tasks.a]\ncommand = [\"a\"]\nchild = [\"b\"]",
+            "/m.toml: tasks.a has a command and a child: it is one or the other",
+        ),
+        (
+            "[tasks.a]\nchild = [\"\"]",
+            "/m.toml: tasks.a.child = [\"\"]: it must name a program, as [\"wc\", \"-w\"]",
+        ),
+        (
+            "[tasks.a]\nchild = [\"a\"]\nslots = 0",
+            "/m.toml: tasks.a.slots = 0: it must be a whole number from 1 to 10000",
+        ),
+        (
+            "[tasks.a]\nchild = [\"a\"]\ncrashes = 0",
+            "/m.toml: tasks.a.crashes = 0: it must be a whole number from 1 to 1000",
+        ),
+        (
+            "[tasks.a]\nchild = [\"a\"]\nmemory = 512",
+            "/m.toml: tasks.a.memory = 512: it must be a size, as \"512MiB\" or \"2GiB\"",
+        ),
+        (
+            "[tasks.a]\nchild = [\"a\"]\nmemory = \"lots\"",
+            "/m.toml: tasks.a.memory = \"lots\": \"lots\" is no size: write 65536B, 64KiB, 512MiB or 2GiB",
+        ),
+        (
+            "[tasks.a]\nchild = [\"a\"]\nmemory = \"4KiB\"",
+            "/m.toml: tasks.a.memory = \"4KiB\": it must be at least 1.0 MiB",
+        ),
+        (
+            "[tasks.a]\nchild = [\"a\"]\nsoft_timeout = \"30s\"\ntimeout = \"30s\"",
+            "/m.toml: tasks.a.soft_timeout = \"30s\": it must be shorter than the timeout, \"30s\"",
+        ),
+        (
+            "[tasks.a]\nchild = [\"a\"]\nsoft_timeout = \"2h\"",
+            "/m.toml: tasks.a.soft_timeout = \"2h\": it must be shorter than the timeout, 1h unless it is set",
+        ),
+        (
+            "[tasks.a]\nchild = [\"a\"]\nsofttimeout = \"2h\"",
+            "/m.toml: tasks.a.softtimeout = \"2h\": this is no setting; did you mean tasks.a.soft_timeout?",
         ),
         (
             "[tasks.a]\ncommand = [\"a\"]\nretries = 1001",

@@ -7,7 +7,7 @@ use config::{Map, Value, ValueKind};
 
 use super::keys::{nearest, siblings};
 use super::sources::Origins;
-use crate::times;
+use crate::{sizes, times};
 
 /// Reads values, and keeps every problem.
 pub(super) struct Reader {
@@ -25,6 +25,12 @@ impl Reader {
         } else {
             format!("{source}: {key} = {shown}: {problem}")
         });
+    }
+
+    /// Says what is wrong with the table at `key`.
+    pub(super) fn problem(&mut self, key: &str, problem: &str) {
+        let (source, _) = self.origins.of(key);
+        self.problems.push(format!("{source}: {key} {problem}"));
     }
 
     /// Says that there is no such setting, and which is the nearest.
@@ -106,6 +112,27 @@ impl Reader {
         number
     }
 
+    pub(super) fn number(&mut self, key: &str, value: &Value, range: RangeInclusive<usize>) -> Option<u32> {
+        self.count(key, value, range).and_then(|n| u32::try_from(n).ok())
+    }
+
+    /// A size of at least `least` bytes.
+    pub(super) fn bytes(&mut self, key: &str, value: &Value, least: u64) -> Option<u64> {
+        let problem = match &value.kind {
+            ValueKind::String(text) => match sizes::bytes(text) {
+                Ok(bytes) if bytes >= least => return Some(bytes),
+                Ok(_) => format!(
+                    "it must be at least {}",
+                    crate::output::bytes(usize::try_from(least).unwrap_or(usize::MAX))
+                ),
+                Err(problem) => problem,
+            },
+            _ => "it must be a size, as \"512MiB\" or \"2GiB\"".to_owned(),
+        };
+        self.wrong(key, value, &problem);
+        None
+    }
+
     pub(super) fn span(&mut self, key: &str, value: &Value) -> Option<Duration> {
         let problem = match &value.kind {
             ValueKind::String(text) => match times::duration(text) {
@@ -120,7 +147,7 @@ impl Reader {
 }
 
 /// A value for an error: short, on one line, without what may be a password.
-fn show(value: &Value) -> String {
+pub(super) fn show(value: &Value) -> String {
     let text = match &value.kind {
         ValueKind::String(text) => match text.split_once("://") {
             Some((scheme, _)) => format!("\"{scheme}://…\""),
