@@ -37,6 +37,7 @@ pub(crate) fn is_child() -> bool {
 /// whatever the handler does. Handlers run on a thread of their own and not inside the runtime that
 /// the caller may stand in: there they could not block on a future.
 pub(crate) fn serve(registry: Arc<Registry>, states: Arc<States>) -> ! {
+    crate::panics::remember();
     // What is wrong here is wrong in every child: the worker reads it from standard error.
     let Err(error) = try_serve(registry, states);
     eprintln!("millhand child: {error}");

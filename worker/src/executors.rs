@@ -6,8 +6,11 @@ mod capture;
 mod commands;
 pub(crate) mod frames;
 mod group;
+pub(crate) mod lag;
+mod meter;
 mod processes;
 mod threads;
+pub(crate) mod watchdog;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -18,6 +21,7 @@ use tokio_util::sync::CancellationToken;
 pub(crate) use self::threads::guarded;
 use crate::context::{Context, Facts, States};
 use crate::log::JobLog;
+use crate::panics;
 use crate::registry::{Executor, Handled, Handler, Registry};
 
 /// How long a run that was asked to stop may take before it is ended from outside.
@@ -217,32 +221,54 @@ impl Ended {
 pub(crate) struct Executors {
     registry: Arc<Registry>,
     states: Arc<States>,
-    tasks: tokio::runtime::Handle,
+    asyncs: Option<async_tasks::Asyncs>,
     threads: threads::Threads,
     processes: processes::Processes,
 }
 
 impl Executors {
-    /// Starts the threads; child processes start when they are first used. To be called, and run,
-    /// inside the worker's own runtime, which drives the children's I/O; async tasks run on `tasks`.
+    /// Starts the threads and the tasks' runtime; child processes start when they are first used. To be
+    /// called, and run, inside the worker's own runtime, which drives the children's I/O; async tasks run
+    /// on `tasks`, or on a runtime of the executor's own.
     pub(crate) fn start(
         registry: Arc<Registry>,
         sizes: Sizes,
-        tasks: tokio::runtime::Handle,
+        tasks: Option<tokio::runtime::Handle>,
+        block_limit: Duration,
         states: Arc<States>,
     ) -> std::io::Result<Self> {
+        panics::remember();
         let threads = if registry.uses(Executor::Thread) {
             sizes.threads.max(1)
         } else {
             0
         };
+        let asyncs = registry.uses(Executor::Async);
+        let asyncs = asyncs.then(|| async_tasks::Asyncs::start(tasks, block_limit));
         Ok(Self {
+            asyncs: asyncs.transpose()?,
             threads: threads::Threads::start(threads)?,
             processes: processes::Processes::new(processes::ChildCommand::this_program()?, sizes.processes),
             registry,
             states,
-            tasks,
         })
+    }
+
+    /// Looks after the async executor; to be called every [`lag::PROBE`] while it is not idle.
+    pub(crate) fn look(&self) {
+        if let Some(asyncs) = &self.asyncs {
+            asyncs.look();
+        }
+    }
+
+    /// What watches the async executor, where there is one.
+    pub(crate) fn dog(&self) -> Option<&watchdog::Watchdog> {
+        self.asyncs.as_ref().map(async_tasks::Asyncs::dog)
+    }
+
+    /// Thread slots whose jobs were asked to end and did not; it tells when their number changes.
+    pub(crate) fn leaked(&self) -> tokio::sync::watch::Receiver<usize> {
+        self.threads.leaked()
     }
 
     /// Runs one attempt to its end.
@@ -286,8 +312,11 @@ impl Executors {
             return Ended::failed(format!("task {} is not registered here", run.task));
         };
         match &task.handler {
-            Handler::Async(handler) => async_tasks::run(&self.tasks, handler, run, self.context(run)).await,
-            Handler::Thread(handler) => self.threads.run(handler, run, self.context(run)).await,
+            Handler::Async(handler) => match &self.asyncs {
+                Some(asyncs) => asyncs.run(handler, task.blocking, run, self.context(run)).await,
+                None => Ended::failed("the async executor was not started"),
+            },
+            Handler::Thread(handler) => self.threads.run(handler, task.slots, run, self.context(run)).await,
             // Given its own pool of children with the rest of the process executor.
             Handler::Child(_) => Ended::failed("children that are not this program do not run yet"),
             Handler::Process(_) => self.processes.run(run).await,

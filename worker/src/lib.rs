@@ -11,7 +11,9 @@ mod crew;
 mod dispatch;
 mod executors;
 mod failure;
+mod health;
 mod log;
+mod panics;
 mod registry;
 mod room;
 mod tally;
@@ -19,5 +21,6 @@ mod worker;
 
 pub use context::{Context, EnqueueError, MissingState};
 pub use failure::{Failure, snooze};
+pub use health::Health;
 pub use registry::{Blocking, CommandKind, CommandTask, ConfigError, Executor, TaskOptions};
 pub use worker::{Slots, Worker, WorkerError, shutdown_signal};

@@ -30,7 +30,7 @@ CREATE TABLE copies (
 -- What is free and due, what a worker holds, and the numbers of a queue, without touching bodies.
 CREATE INDEX copies_state ON copies (owner, queue, class, due, jobs);
 CREATE INDEX copies_key ON copies (key);
--- The store: records, and values beside them (v: results, b: the copies of dead jobs).
+-- The store: records, and values beside them (v: results, b: the copies of dead jobs, h: workers' health).
 CREATE TABLE records (key BLOB PRIMARY KEY, body BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE vals (kind TEXT NOT NULL, id BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, id)) STRICT, WITHOUT ROWID;
 -- History: a log, oldest first.

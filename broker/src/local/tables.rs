@@ -465,22 +465,35 @@ impl Tables<'_> {
                 beat.running,
                 tasks.join(" ")
             ])?;
+        // Beside the row, as a value of kind h: the table has no column for it, and the schema stays.
+        let Ok(health) = rmp_serde::to_vec_named(&beat.health) else {
+            return Ok(());
+        };
+        self.0
+            .prepare_cached("INSERT OR REPLACE INTO vals (kind, id, body) VALUES ('h', ?, ?)")?
+            .execute(params![beat.worker.as_bytes(), health])?;
         Ok(())
     }
 
     pub(super) fn delete_beat(&self, worker: WorkerId) -> Sql<()> {
         self.0
             .execute("DELETE FROM workers WHERE id = ?", [worker.as_bytes()])?;
+        self.0
+            .execute("DELETE FROM vals WHERE kind = 'h' AND id = ?", [worker.as_bytes()])?;
         Ok(())
     }
 
     pub(super) fn beats(&self) -> Sql<Vec<WorkerView>> {
         self.0
             .prepare_cached(
-                "SELECT id, at, host, pid, started, queues, slots, running, tasks FROM workers ORDER BY started",
+                "SELECT w.id, at, host, pid, started, queues, slots, running, tasks, body FROM workers w
+                 LEFT JOIN vals ON kind = 'h' AND vals.id = w.id ORDER BY started",
             )?
             .query_map([], |r| {
                 let (queues, tasks): (String, String) = (r.get(5)?, r.get(8)?);
+                let health = r.get_ref(9)?.as_blob_or_null()?;
+                // What cannot be read was said by another version.
+                let health = health.and_then(|body| rmp_serde::from_slice(body).ok());
                 Ok(WorkerView {
                     at: time(r, 1)?,
                     beat: WorkerBeat {
@@ -492,6 +505,7 @@ impl Tables<'_> {
                         tasks: tasks.split(' ').filter_map(|t| TaskName::new(t).ok()).collect(),
                         slots: r.get(6)?,
                         running: r.get(7)?,
+                        health: health.unwrap_or_default(),
                     },
                 })
             })?
