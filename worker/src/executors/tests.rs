@@ -492,9 +492,10 @@ async fn ten_thousand_good_jobs_beside_busy_cores_are_no_alarm() {
     }
     let mut registry = Registry::default();
     registry.on_async(
-        async |_: Other, _| {
-            // Long enough to be descheduled in the middle, far from the limit.
-            let until = meter::cpu_time() + Duration::from_micros(300);
+        async |job: Other, _| {
+            // Some work for so long that they are surely descheduled in the middle, all below the limit.
+            let work = if job.0 == Deed::Sleep { 300 } else { 30_000 };
+            let until = meter::cpu_time() + Duration::from_micros(work);
             while meter::cpu_time() < until {}
             well_behaved().await
         },
@@ -506,7 +507,8 @@ async fn ten_thousand_good_jobs_beside_busy_cores_are_no_alarm() {
     let mut longest = Duration::ZERO;
     for n in 0..10_000 {
         let executors = Arc::clone(&executors);
-        runs.spawn(async move { executors.run(deed("other", Deed::Sleep)).await });
+        let what = if n % 500 == 0 { Deed::Pid } else { Deed::Sleep };
+        runs.spawn(async move { executors.run(deed("other", what)).await });
         if n >= 50 {
             longest = longest.max(runs.join_next().await.unwrap().unwrap().blocked.unwrap());
         }
