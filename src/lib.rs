@@ -47,14 +47,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use millhand_broker::BackendUrl;
-pub use millhand_broker::{Acted, Backend, JobFilter, JobPage, JobView, QueueView, WorkerView};
+pub use millhand_broker::{Acted, Backend, JobFilter, JobPage, JobView, QueueView, WorkerHealth, WorkerView};
 pub use millhand_client::{Admin, Client, ConnectError, EnqueueError, Enqueued, Handle, Job, JobFailure, WaitError};
 pub use millhand_proto::{
     Class, Count, Histogram, JobId, Numbers, Payload, QueueName, RetryWish, State, Tally, Task, TaskName, TimeLimits,
     Timestamp, limits,
 };
 pub use millhand_worker::{
-    Blocking, CommandKind, CommandTask, Context, Executor, Failure, Slots, TaskOptions, Worker, WorkerError,
+    Blocking, CommandKind, CommandTask, Context, Executor, Failure, Health, Slots, TaskOptions, Worker, WorkerError,
     shutdown_signal, snooze,
 };
 

@@ -330,7 +330,8 @@ impl Dispatch {
             .benches
             .values()
             .filter(|b| !b.held)
-            .map(|b| b.usable() + b.room())
+            // Those that are leaked too: their jobs still hold their deliveries.
+            .map(|b| b.slots + b.room())
             .sum();
         (jobs * 16 / self.parcel_jobs.max(16)).max(1)
     }

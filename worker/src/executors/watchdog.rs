@@ -31,10 +31,34 @@ const WARNED: usize = 1000;
 pub(crate) struct Watchdog {
     limit: Duration,
     epoch: Instant,
-    runs: Mutex<HashMap<u64, Arc<Polls>>>,
-    next: AtomicU64,
+    runs: Mutex<Runs>,
     long: Mutex<Long>,
     lag: Arc<Lag>,
+}
+
+/// The runs under way, each at a place of its own, so that to come and to go costs next to nothing.
+#[derive(Default)]
+struct Runs {
+    places: Vec<Option<Arc<Polls>>>,
+    free: Vec<usize>,
+}
+
+impl Runs {
+    fn len(&self) -> usize {
+        self.places.len() - self.free.len()
+    }
+
+    fn take_place(&mut self) -> usize {
+        self.free.pop().unwrap_or_else(|| {
+            self.places.push(None);
+            self.places.len() - 1
+        })
+    }
+
+    fn leave(&mut self, place: usize) {
+        self.places[place] = None;
+        self.free.push(place);
+    }
 }
 
 /// What was seen so far.
@@ -42,13 +66,13 @@ pub(crate) struct Watchdog {
 struct Long {
     count: u64,
     /// With the run and the beginning of the poll.
-    newest: VecDeque<((u64, u64), LongPoll)>,
+    newest: VecDeque<((usize, u64), LongPoll)>,
     warned: HashMap<TaskName, Instant>,
 }
 
 /// The polls of one run.
 pub(super) struct Polls {
-    number: u64,
+    place: usize,
     task: TaskName,
     job: JobId,
     blocking: Blocking,
@@ -98,13 +122,12 @@ impl Watchdog {
             limit,
             epoch: Instant::now(),
             runs: Mutex::default(),
-            next: AtomicU64::new(1),
             long: Mutex::default(),
             lag: Arc::default(),
         }
     }
 
-    fn runs(&self) -> MutexGuard<'_, HashMap<u64, Arc<Polls>>> {
+    fn runs(&self) -> MutexGuard<'_, Runs> {
         self.runs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -125,8 +148,9 @@ impl Watchdog {
     where
         M: FnOnce() -> BoxFuture<'static, Handled>,
     {
+        let mut runs = self.runs();
         let polls = Arc::new(Polls {
-            number: self.next.fetch_add(1, Ordering::Relaxed),
+            place: runs.take_place(),
             task: task.clone(),
             job,
             blocking,
@@ -137,7 +161,8 @@ impl Watchdog {
             cpu: AtomicU64::new(0),
             seen: Mutex::new(None),
         });
-        self.runs().insert(polls.number, Arc::clone(&polls));
+        runs.places[polls.place] = Some(Arc::clone(&polls));
+        drop(runs);
         let watched = Watched {
             stage: Stage::Made(make),
             polls: Arc::clone(&polls),
@@ -148,7 +173,7 @@ impl Watchdog {
 
     /// Whether no run is under way.
     pub(crate) fn is_idle(&self) -> bool {
-        self.runs().is_empty()
+        self.runs().len() == 0
     }
 
     /// To be called often, from a thread that no task can hold: measures how late `tasks` is, and looks
@@ -158,7 +183,9 @@ impl Watchdog {
         let now = Instant::now();
         let lasting: Vec<_> = self
             .runs()
-            .values()
+            .places
+            .iter()
+            .flatten()
             .filter(|polls| self.lasts(polls, now))
             .cloned()
             .collect();
@@ -221,7 +248,7 @@ impl Watchdog {
             lasts,
         };
         let mut long = self.long();
-        let key = (polls.number, since);
+        let key = (polls.place, since);
         match long.newest.iter().position(|(known, _)| *known == key) {
             Some(known) => long.newest[known].1 = poll,
             None => {
@@ -311,6 +338,6 @@ where
 
 impl<M> Drop for Watched<M> {
     fn drop(&mut self) {
-        self.dog.runs().remove(&self.polls.number);
+        self.dog.runs().leave(self.polls.place);
     }
 }
