@@ -138,13 +138,24 @@ fn summary(settings: &Settings) -> String {
         .map_or_else(|| "no file".to_owned(), |f| f.display().to_string());
     let queues: Vec<_> = worker.queues.iter().map(QueueName::as_str).collect();
     format!(
-        "{} of {file} on {}; slots: {} async, {} thread, {} process",
+        "{} of {file} on {}; slots: {} async, {} thread{}, {} process{}",
         plural(settings.tasks.len() as u64, "task"),
         queues.join(", "),
         worker.asyncs,
         worker.threads,
+        whence(worker.threads),
         worker.processes,
+        whence(worker.processes),
     )
+}
+
+/// Where a number of slots comes from.
+fn whence(slots: usize) -> &'static str {
+    if slots == Slots::default().processes {
+        " (one per core that affinity and quota allow)"
+    } else {
+        " (set)"
+    }
 }
 
 /// What is written to standard error.
