@@ -47,15 +47,15 @@ use std::path::Path;
 use std::sync::Arc;
 
 use millhand_broker::BackendUrl;
-pub use millhand_broker::{Acted, Backend, JobFilter, JobPage, JobView, QueueView, WorkerView};
+pub use millhand_broker::{Acted, Backend, JobFilter, JobPage, JobView, QueueView, WorkerHealth, WorkerView};
 pub use millhand_client::{Admin, Client, ConnectError, EnqueueError, Enqueued, Handle, Job, JobFailure, WaitError};
 pub use millhand_proto::{
     AttemptLog, Class, Count, Histogram, JobId, LogLine, LogSource, Numbers, Payload, Progress, QueueName, RetryWish,
     State, Tally, Task, TaskName, TimeLimits, Timestamp, limits,
 };
 pub use millhand_worker::{
-    Blocking, CommandKind, CommandTask, Context, Executor, Failure, Recycle, Slots, TaskOptions, Worker, WorkerError,
-    shutdown_signal, snooze,
+    Blocking, CommandKind, CommandTask, Context, Executor, Failure, Health, Recycle, Slots, TaskOptions, Worker,
+    WorkerError, shutdown_signal, snooze,
 };
 
 /// A back end in memory on a standing clock, for tests: time jumps to the next delayed job or

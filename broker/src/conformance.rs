@@ -16,7 +16,7 @@ use crate::backend::{
     Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Delivery, Facts, Mail, Pushed, Release, Settled,
     Settlement, Subscription, Verdict,
 };
-use crate::view::{JobFilter, JobView, WorkerBeat};
+use crate::view::{JobFilter, JobView, LongPoll, LoopLag, WorkerBeat, WorkerHealth};
 
 /// The longest that anything here may take.
 const SOON: Duration = Duration::from_secs(10);
@@ -937,6 +937,19 @@ async fn workers_are_seen(backend: Arc<dyn Backend>) {
         slots: 3,
         running: 1,
         progress: Vec::new(),
+        health: WorkerHealth {
+            not_ready: vec!["2 of 4 thread slots are leaked".into()],
+            leaked: 2,
+            lag: Some(LoopLag { p50: 7, p99: 90_000 }),
+            long_polls: 1,
+            newest: vec![LongPoll {
+                task: TaskName::new("act").expect("a name"),
+                job: id(1),
+                micros: 200_000,
+                others: 90_000,
+                lasts: false,
+            }],
+        },
     };
     assert_eq!(backend.beat(beat.clone()).await.expect("a beat"), []);
     for paused in [queue.clone(), QueueName::new("another").expect("a name")] {

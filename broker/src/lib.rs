@@ -31,4 +31,6 @@ pub use clock::Clock;
 pub use coalesce::Coalescer;
 pub use error::{Error, Result};
 pub use url::{BackendUrl, PairUrl, UrlError, open};
-pub use view::{JobFilter, JobPage, JobView, QueueView, Unreadable, WorkerBeat, WorkerView};
+pub use view::{
+    JobFilter, JobPage, JobView, LongPoll, LoopLag, QueueView, Unreadable, WorkerBeat, WorkerHealth, WorkerView,
+};

@@ -101,6 +101,54 @@ pub struct WorkerBeat {
     /// How far some of its running jobs say they are: at most [`limits::PROGRESS_JOBS`].
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub progress: Vec<(JobId, Progress)>,
+    /// How it is.
+    #[serde(default)]
+    pub health: WorkerHealth,
+}
+
+/// How a worker is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerHealth {
+    /// Why it is not ready for work; empty when it is.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub not_ready: Vec<String>,
+    /// Thread slots whose jobs were asked to end and still run; they are not among its slots.
+    #[serde(default)]
+    pub leaked: u32,
+    /// How late its async executor was in the last minute; `None` while nothing ran there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lag: Option<LoopLag>,
+    /// Polls that held a thread of the async executor too long, since it started.
+    #[serde(default)]
+    pub long_polls: u64,
+    /// The newest of them, a few.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub newest: Vec<LongPoll>,
+}
+
+/// How long a task that was ready waited for a thread of the async executor, in microseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LoopLag {
+    /// The median.
+    pub p50: u64,
+    /// The 99th percentile.
+    pub p99: u64,
+}
+
+/// A poll that held a thread of the async executor too long.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LongPoll {
+    /// The task.
+    pub task: TaskName,
+    /// The job.
+    pub job: JobId,
+    /// How long it held the thread, in microseconds, without what the scheduler gave to others.
+    pub micros: u64,
+    /// How long other work on the executor was seen to wait meanwhile, in microseconds.
+    pub others: u64,
+    /// It had not ended yet.
+    #[serde(default)]
+    pub lasts: bool,
 }
 
 /// The oldest minute whose numbers are kept.
@@ -131,6 +179,7 @@ impl WorkerBeat {
             slots: 0,
             running: 0,
             progress: Vec::new(),
+            health: WorkerHealth::default(),
         }
     }
 }

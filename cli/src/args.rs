@@ -59,6 +59,7 @@ error as {\"error\":{\"code\":…,\"message\":…,\"hint\":…}}.
   job wait      {\"schema\":\"millhand.job.wait/1\",\"items\":[…]}
   job cancel    {\"schema\":\"millhand.job.cancel/1\",\"done\":1,\"asked\":0,\"refused\":0,\"unknown\":0,\"items\":[…]}
   dead rebuild  {\"schema\":\"millhand.dead.rebuild/1\",\"looked_at\":2,\"remembered\":1}
+  worker list   {\"schema\":\"millhand.worker.list/1\",\"as_of\":…,\"items\":[…]}
   queue list    {\"schema\":\"millhand.queue.list/1\",\"as_of\":…,\"items\":[…]}
   limits        {\"schema\":\"millhand.limits/1\",\"items\":[…]}
   enqueue       {\"schema\":\"millhand.enqueue/1\",\"id\":…}; with --wait the job's result alone";
@@ -136,7 +137,7 @@ pub(crate) enum Color {
 pub(crate) enum Command {
     /// Count a folder's files by jobs, and prove the result
     Demo(crate::demo::Args),
-    /// Run the tasks of the settings file
+    /// Run the tasks of the settings file, or list the workers
     Worker(WorkerArgs),
     /// Enqueue a job
     #[command(after_help = "\
@@ -187,10 +188,19 @@ impl Command {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub(crate) struct WorkerArgs {
     /// Check the settings and end
     #[arg(long)]
     pub(crate) check: bool,
+    #[command(subcommand)]
+    pub(crate) command: Option<WorkerCommand>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum WorkerCommand {
+    /// List the workers: whether they are ready, their slots, and what blocks them
+    List,
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod job;
 mod limits;
 mod queue;
 mod worker;
+mod workers;
 
 use std::future::Future;
 use std::path::Path;
@@ -16,7 +17,7 @@ use std::path::Path;
 use millhand_broker::BackendUrl;
 use millhand_client::Client;
 
-use crate::args::{Cli, Command, Global};
+use crate::args::{Cli, Command, Global, WorkerCommand};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Ui;
 use crate::settings::{Flags, Settings};
@@ -26,7 +27,10 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Outcome {
     let Cli { command, global } = cli;
     match command {
         Command::Demo(args) => crate::demo::run(&args, &global, ui),
-        Command::Worker(args) => worker::run(&args, &global, ui),
+        Command::Worker(args) => match args.command {
+            Some(WorkerCommand::List) => block_on(workers::list(&global, ui)),
+            None => worker::run(&args, &global, ui),
+        },
         Command::Enqueue(args) => block_on(enqueue::run(args, &global, ui)),
         Command::Job(command) => block_on(job::run(command, &global, ui)),
         Command::Queue(command) => block_on(queue::run(command, &global, ui)),

@@ -96,6 +96,15 @@ pub(crate) fn problems(moment: &Moment) -> Vec<Problem> {
             ),
         );
     }
+    for worker in &moment.workers {
+        let beat = &worker.beat;
+        for reason in &beat.health.not_ready {
+            problem(
+                "workers",
+                format!("worker {}:{} is not ready: {reason}", beat.host, beat.pid),
+            );
+        }
+    }
     for queue in &moment.queues {
         if let Some(since) = queue.paused.filter(|at| now.since(*at) > PAUSE) {
             problem(
@@ -277,6 +286,12 @@ mod tests {
                 "mail: 12,410 waiting and no worker",
                 "worker here:7 has not beaten for 16 s"
             ]
+        );
+        let mut leaking = worker(ago(1), &["mail"]);
+        leaking.beat.health.not_ready = vec!["1 of its 2 thread slots are leaked".into()];
+        assert_eq!(
+            waits(vec![leaking])[1],
+            "worker here:7 is not ready: 1 of its 2 thread slots are leaked"
         );
     }
 

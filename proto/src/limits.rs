@@ -101,6 +101,10 @@ limits! {
     PROGRESS_JOBS: usize = 100, "progress", "100 jobs", "how many running jobs of one worker are told of with each beat; those that run longest come first";
     /// Crashes of its process before the job is dead.
     CRASHES: u32 = 3, "crashes", "3", "by default; so many crashed attempts of one job, and it is dead with crashed; they are not counted as retries";
+    /// How long a poll may hold a thread of the async executor, by default.
+    BLOCK_LIMIT: Duration = Duration::from_millis(50), "blocking poll", "50 ms", "a poll of an async task that holds its thread longer is recorded, with its task and job";
+    /// How long after a job was asked to end its thread counts as leaked.
+    LEAK_AFTER: Duration = Duration::from_secs(10), "leaked thread", "10 s", "a thread whose job was asked to end and still runs is not counted as a slot until it ends";
     /// How long a job waits for a slot in a worker.
     ROOM_WAIT: Duration = Duration::from_secs(1), "room wait", "1 s", "a job that found no slot goes back to its queue";
     /// Measured work that a worker holds in advance.

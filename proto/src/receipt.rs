@@ -27,7 +27,8 @@ pub struct Receipt {
     /// The handler, by the wall clock.
     #[serde(rename = "w", default)]
     pub run: u64,
-    /// The handler's CPU time, where the executor can tell.
+    /// The handler's CPU time, where the executor can tell; of an async job that of its polls, to within
+    /// 0.1 ms each.
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<u64>,
     /// Encoding the result.

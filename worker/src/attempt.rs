@@ -185,7 +185,7 @@ fn tell(job: &Waiting, verdict: &Verdict) {
             ..
         } => {
             let error = note.as_ref().and_then(|n| n.error.as_ref());
-            let error = error.map(|e| e.as_str().lines().last().unwrap_or_default());
+            let error = error.map(|e| telling_line(e.as_str()));
             match successor.why {
                 Leaving::Death => {
                     tracing::warn!(job = %id, %task, attempt, reason, error, "the job is dead");
@@ -203,6 +203,13 @@ fn tell(job: &Waiting, verdict: &Verdict) {
         }
         _ => tracing::debug!(job = %id, %task, attempt, "settled"),
     }
+}
+
+/// The line of an error that tells most: the first, or the last where the first only announces it.
+fn telling_line(error: &str) -> &str {
+    let first = error.lines().next().unwrap_or_default();
+    let last = error.lines().next_back().filter(|_| first.ends_with(':'));
+    last.unwrap_or(first)
 }
 
 /// What follows when a copy is not run.

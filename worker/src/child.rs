@@ -56,6 +56,7 @@ pub(crate) fn is_child() -> bool {
 /// worker ends this process at once, whatever the handler does. Handlers do not run inside the runtime
 /// that the caller may stand in: there they could not block on a future.
 pub(crate) fn serve(registry: Arc<Registry>, states: Arc<States>) -> ! {
+    crate::panics::remember();
     // What is wrong here is wrong in every child: the worker reads it from standard error.
     let Err(error) = try_serve(registry, states);
     fail(&error)

@@ -326,25 +326,27 @@ pub(crate) enum Event {
     Beaten(Vec<millhand_proto::QueueName>),
     /// Jobs of this queue are ready and do not come.
     Silent(millhand_proto::QueueName),
-    /// A slot is free; how long the job ran, if it ran.
-    Freed(Executor, Option<Duration>),
+    /// So many slots are free; how long the job ran, if it ran.
+    Freed(Executor, usize, Option<Duration>),
     /// An attempt is over.
     Over,
     /// A job went back into its queue, unclaimed.
     Back,
 }
 
-/// The right to run one job on an executor.
+/// The right to run one job on an executor: as many slots as its task takes.
 pub(crate) struct Slot {
     executor: Executor,
+    weight: usize,
     events: mpsc::UnboundedSender<Event>,
     ran: Option<Duration>,
 }
 
 impl Slot {
-    pub(crate) fn new(executor: Executor, events: mpsc::UnboundedSender<Event>) -> Self {
+    pub(crate) fn new(executor: Executor, weight: usize, events: mpsc::UnboundedSender<Event>) -> Self {
         Self {
             executor,
+            weight,
             events,
             ran: None,
         }
@@ -358,6 +360,6 @@ impl Slot {
 
 impl Drop for Slot {
     fn drop(&mut self) {
-        let _ = self.events.send(Event::Freed(self.executor, self.ran));
+        let _ = self.events.send(Event::Freed(self.executor, self.weight, self.ran));
     }
 }

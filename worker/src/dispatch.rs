@@ -2,6 +2,7 @@
 
 mod beat;
 mod duty;
+mod health;
 mod idle;
 mod open;
 mod silence;
@@ -26,6 +27,7 @@ use crate::attempt::{attempt, settlement};
 use crate::context::States;
 use crate::crew::{Crew, Event, Slot};
 use crate::executors::Recycle;
+use crate::health::Board;
 use crate::registry::{Executor, Registry};
 use crate::room::{Pace, Room, Waiting};
 use crate::tally::FLUSH;
@@ -41,10 +43,13 @@ pub(crate) struct Plan {
     pub(crate) slots: Slots,
     pub(crate) recycle: Recycle,
     pub(crate) grace: Duration,
+    pub(crate) block_limit: Duration,
     pub(crate) registry: Arc<Registry>,
     pub(crate) states: Arc<States>,
-    /// Where async tasks run.
-    pub(crate) tasks: tokio::runtime::Handle,
+    /// Where async tasks run, if not on a runtime of their own.
+    pub(crate) tasks: Option<tokio::runtime::Handle>,
+    /// Where the loop says how it is.
+    pub(crate) board: Board,
 }
 
 /// How long a worker runs.
@@ -70,6 +75,8 @@ impl Until {
 struct Bench {
     slots: usize,
     free: usize,
+    /// Slots in use whose jobs were asked to end and do not.
+    leaked: usize,
     pace: Pace,
     /// Its jobs waited too long: deliveries are held until half of the slots are free.
     held: bool,
@@ -95,6 +102,9 @@ pub(crate) struct Dispatch {
     going_back: usize,
     /// When a delivery came last.
     delivered: Instant,
+    /// When a beat was answered last.
+    beaten: Instant,
+    board: Board,
     /// Jobs per parcel, in the mean, times 16.
     parcel_jobs: usize,
     said: WorkerBeat,
@@ -107,6 +117,20 @@ struct Ears {
     inbox: mpsc::UnboundedReceiver<Event>,
     mails: mpsc::Receiver<Mail>,
     beats: tokio::time::Interval,
+    probes: tokio::time::Interval,
+    leaks: watch::Receiver<usize>,
+}
+
+impl Bench {
+    /// Slots that jobs can have.
+    fn usable(&self) -> usize {
+        self.slots.saturating_sub(self.leaked)
+    }
+
+    /// Jobs to hold in advance.
+    fn room(&self) -> usize {
+        self.pace.room(self.usable())
+    }
 }
 
 impl Dispatch {
@@ -153,6 +177,8 @@ impl Dispatch {
                     self.listen();
                 }
                 _ = flushes.tick() => self.flush(),
+                _ = ears.probes.tick(), if self.runs_async() => self.crew.executors.look(),
+                Ok(()) = ears.leaks.changed() => self.leaks(*ears.leaks.borrow_and_update()),
                 _ = looks.tick(), if !self.room.is_empty() || until_idle => self.release_overdue(),
             }
             if until_idle && self.is_quiet() && self.nothing_left().await? {
@@ -168,13 +194,15 @@ impl Dispatch {
                 continue;
             };
             while bench.free > 0 {
-                let Some(job) = self.room.next(executor) else { break };
-                bench.free -= 1;
-                let slot = Slot::new(executor, self.events.clone());
+                let Some(job) = self.room.next(executor, bench.free, bench.usable(), Instant::now()) else {
+                    break;
+                };
+                bench.free -= job.slots;
+                let slot = Slot::new(executor, job.slots, self.events.clone());
                 self.under_way += 1;
                 spawn(Arc::clone(&self.crew), job, Some(slot), self.events.clone());
             }
-            if bench.held && bench.free * 2 >= bench.slots {
+            if bench.held && bench.free * 2 >= bench.usable() && !self.room.gathers(executor) {
                 bench.held = false;
                 self.set_flows();
             }
@@ -184,15 +212,15 @@ impl Dispatch {
     fn see(&mut self, event: Event) -> Result<(), WorkerError> {
         match event {
             Event::Delivered(delivery) => self.delivered(*delivery),
-            Event::Freed(executor, ran) => {
+            Event::Freed(executor, slots, ran) => {
                 let Some(bench) = self.benches.get_mut(&executor) else {
                     return Ok(());
                 };
-                bench.free += 1;
+                bench.free += slots;
                 if let Some(ran) = ran {
-                    let before = bench.pace.room(bench.slots);
+                    let before = bench.room();
                     bench.pace.ran(ran);
-                    let after = bench.pace.room(bench.slots);
+                    let after = bench.room();
                     // Told only of real changes: each wakes the consumers.
                     if after > before * 2 || after * 2 < before {
                         self.set_flows();
@@ -202,7 +230,10 @@ impl Dispatch {
             Event::Over => self.under_way -= 1,
             Event::Back => self.going_back -= 1,
             Event::Again(job) => self.place(*job),
-            Event::Beaten(paused) => self.pause(&paused),
+            Event::Beaten(paused) => {
+                self.beaten = Instant::now();
+                self.pause(&paused);
+            }
             Event::Silent(queue) => {
                 // Something may have come while it was looked.
                 if self.silent().contains(&queue) {
@@ -237,6 +268,7 @@ impl Dispatch {
                 taken_at,
                 arrived_at,
                 since: Instant::now(),
+                slots: 1,
             };
             if split {
                 self.hand_back(vec![job], Release::Alone);
@@ -250,10 +282,10 @@ impl Dispatch {
 
     /// Gives a job its place in the room.
     fn place(&mut self, job: Waiting) {
-        let executor = self.crew.registry.get(&job.copy.core.task).map(|task| task.executor);
-        match executor {
-            Some(executor) if self.benches.get(&executor).is_some_and(|b| b.slots > 0) => {
-                self.room.put(executor, job);
+        match self.crew.registry.get(&job.copy.core.task) {
+            Some(task) if self.benches.get(&task.executor).is_some_and(|b| b.slots > 0) => {
+                let slots = task.slots;
+                self.room.put(task.executor, Waiting { slots, ..job });
             }
             // Not known here: it learns so without a slot.
             _ => {
@@ -280,7 +312,8 @@ impl Dispatch {
     fn release_overdue(&mut self) {
         let now = Instant::now();
         for executor in Executor::ALL {
-            let late = self.room.overdue(executor, now);
+            let usable = self.benches.get(&executor).map_or(0, Bench::usable);
+            let late = self.room.overdue(executor, usable, now);
             if late.is_empty() {
                 continue;
             }
@@ -299,7 +332,8 @@ impl Dispatch {
             .benches
             .values()
             .filter(|b| !b.held)
-            .map(|b| b.slots + b.pace.room(b.slots))
+            // Those that are leaked too: their jobs still hold their deliveries.
+            .map(|b| b.slots + b.room())
             .sum();
         (jobs * 16 / self.parcel_jobs.max(16)).max(1)
     }

@@ -6,12 +6,15 @@ mod capture;
 mod commands;
 pub(crate) mod frames;
 mod group;
+pub(crate) mod lag;
 mod lines;
+mod meter;
 mod processes;
 pub(crate) mod shared;
 pub(crate) mod socket;
 mod threads;
 mod tree;
+pub(crate) mod watchdog;
 
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -23,6 +26,7 @@ pub use self::processes::Recycle;
 pub(crate) use self::threads::guarded;
 use crate::context::{Context, Facts, States};
 use crate::log::{JobLog, Sink};
+use crate::panics;
 use crate::registry::{Executor, Handled, Handler, Registry};
 
 /// How long a run that was asked to stop may take before it is ended from outside.
@@ -240,26 +244,32 @@ impl Ended {
 pub(crate) struct Executors {
     registry: Arc<Registry>,
     states: Arc<States>,
-    tasks: tokio::runtime::Handle,
+    asyncs: Option<async_tasks::Asyncs>,
     threads: threads::Threads,
     processes: processes::Processes,
 }
 
 impl Executors {
-    /// Starts the threads; child processes start when they are first used. To be called, and run,
-    /// inside the worker's own runtime, which drives the children's I/O; async tasks run on `tasks`.
+    /// Starts the threads and the tasks' runtime; child processes start when they are first used. To be
+    /// called, and run, inside the worker's own runtime, which drives the children's I/O; async tasks run
+    /// on `tasks`, or on a runtime of the executor's own.
     pub(crate) fn start(
         registry: Arc<Registry>,
         sizes: Sizes,
-        tasks: tokio::runtime::Handle,
+        tasks: Option<tokio::runtime::Handle>,
+        block_limit: Duration,
         states: Arc<States>,
     ) -> std::io::Result<Self> {
+        panics::remember();
         let threads = if registry.uses(Executor::Thread) {
             sizes.threads.max(1)
         } else {
             0
         };
+        let asyncs = registry.uses(Executor::Async);
+        let asyncs = asyncs.then(|| async_tasks::Asyncs::start(tasks, block_limit));
         Ok(Self {
+            asyncs: asyncs.transpose()?,
             threads: threads::Threads::start(threads)?,
             processes: processes::Processes::new(
                 processes::ChildCommand::this_program()?,
@@ -268,8 +278,24 @@ impl Executors {
             ),
             registry,
             states,
-            tasks,
         })
+    }
+
+    /// Looks after the async executor; to be called every [`lag::PROBE`] while it is not idle.
+    pub(crate) fn look(&self) {
+        if let Some(asyncs) = &self.asyncs {
+            asyncs.look();
+        }
+    }
+
+    /// What watches the async executor, where there is one.
+    pub(crate) fn dog(&self) -> Option<&watchdog::Watchdog> {
+        self.asyncs.as_ref().map(async_tasks::Asyncs::dog)
+    }
+
+    /// Thread slots whose jobs were asked to end and did not; it tells when their number changes.
+    pub(crate) fn leaked(&self) -> tokio::sync::watch::Receiver<usize> {
+        self.threads.leaked()
     }
 
     /// Runs one attempt to its end.
@@ -313,8 +339,11 @@ impl Executors {
             return Ended::failed(format!("task {} is not registered here", run.task));
         };
         match &task.handler {
-            Handler::Async(handler) => async_tasks::run(&self.tasks, handler, &run, self.context(&run)).await,
-            Handler::Thread(handler) => self.threads.run(handler, &run, self.context(&run)).await,
+            Handler::Async(handler) => match &self.asyncs {
+                Some(asyncs) => asyncs.run(handler, task.blocking, &run, self.context(&run)).await,
+                None => Ended::failed("the async executor was not started"),
+            },
+            Handler::Thread(handler) => self.threads.run(handler, task.slots, &run, self.context(&run)).await,
             Handler::Process(_) => self.processes.run(run).await,
             Handler::Child(command) => self.processes.run_in(command, run).await,
             Handler::Command(command) => {

@@ -14,6 +14,9 @@ use millhand_proto::{
 use crate::context::Context;
 use crate::failure::{Failure, with_sources};
 
+/// Where handlers are called: what lies below in a backtrace is machinery.
+pub(crate) const FILE: &str = file!();
+
 /// Where a task runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Executor {

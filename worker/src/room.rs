@@ -1,11 +1,17 @@
 //! The room: delivered jobs that wait for a slot. Which class's job goes next is decided here, when
 //! a slot becomes free.
+//!
+//! A job may take several slots. While they are not free, lighter jobs pass it; but not for ever: once it
+//! has waited for half of the time that a job may wait here, nothing behind it starts until it does. Like
+//! any other it goes back to its queue when its time is over, since another worker may idle; but a worker
+//! that turned it away remembers it, and when it meets it again, it keeps it and gathers slots for it at
+//! once. So a heavy job is turned away at most once by each worker.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use millhand_broker::DeliveryId;
-use millhand_proto::{Class, JobCopy, QueueName, Timestamp, limits};
+use millhand_proto::{Class, JobCopy, JobId, QueueName, Timestamp, limits};
 
 use crate::registry::Executor;
 
@@ -18,7 +24,15 @@ pub(crate) struct Waiting {
     pub(crate) taken_at: Timestamp,
     pub(crate) arrived_at: Timestamp,
     pub(crate) since: Instant,
+    /// Slots that it takes.
+    pub(crate) slots: usize,
 }
+
+/// How long lighter jobs pass one that finds too few slots.
+const PATIENCE: Duration = limits::ROOM_WAIT.checked_div(2).unwrap();
+
+/// Heavy jobs that an executor's line remembers to have turned away.
+const REMEMBERED: usize = 64;
 
 /// The waiting jobs of one executor, by class, each in the order it came.
 #[derive(Debug, Default)]
@@ -26,10 +40,12 @@ struct Line {
     classes: [VecDeque<Waiting>; 3],
     /// What each class may still take before the shares are dealt anew.
     credit: [u32; 3],
+    /// Heavy jobs that were turned away, the newest last.
+    turned_away: VecDeque<JobId>,
 }
 
 impl Line {
-    fn next(&mut self) -> Option<Waiting> {
+    fn next(&mut self, free: usize, usable: usize, now: Instant) -> Option<Waiting> {
         for deal in [false, true] {
             if deal {
                 for class in Class::ALL {
@@ -38,15 +54,48 @@ impl Line {
             }
             for class in Class::ALL {
                 let at = at(class);
-                if self.credit[at] > 0
-                    && let Some(job) = self.classes[at].pop_front()
-                {
-                    self.credit[at] -= 1;
-                    return Some(job);
+                if self.credit[at] == 0 {
+                    continue;
+                }
+                for place in 0..self.classes[at].len() {
+                    let job = &self.classes[at][place];
+                    if job.slots <= free {
+                        self.credit[at] -= 1;
+                        let job = self.classes[at].remove(place)?;
+                        self.turned_away.retain(|id| *id != job.copy.id());
+                        return Some(job);
+                    }
+                    // Slots gather for it.
+                    if job.slots <= usable && (now.duration_since(job.since) >= PATIENCE || self.stays(job, usable)) {
+                        return None;
+                    }
                 }
             }
         }
         None
+    }
+
+    /// Whether it keeps its place until it has its slots: it was turned away before.
+    fn stays(&self, job: &Waiting, usable: usize) -> bool {
+        job.slots > 1 && job.slots <= usable && self.turned_away.contains(&job.copy.id())
+    }
+
+    fn overdue(&mut self, usable: usize, now: Instant) -> Vec<Waiting> {
+        let late = |job: &Waiting| now.duration_since(job.since) >= limits::ROOM_WAIT && !self.stays(job, usable);
+        if !self.classes.iter().flatten().any(late) {
+            return Vec::new();
+        }
+        let mut out = Vec::new();
+        for (at, class) in std::mem::take(&mut self.classes).into_iter().enumerate() {
+            let (stay, go): (VecDeque<_>, VecDeque<_>) = class.into_iter().partition(|job| self.stays(job, usable));
+            self.classes[at] = stay;
+            out.extend(go);
+        }
+        self.turned_away
+            .extend(out.iter().filter(|job| job.slots > 1).map(|job| job.copy.id()));
+        let forgotten = self.turned_away.len().saturating_sub(REMEMBERED);
+        self.turned_away.drain(..forgotten);
+        out
     }
 }
 
@@ -73,24 +122,25 @@ impl Room {
         self.lines[line(executor)].classes[at(job.copy.core.class)].push_back(job);
     }
 
-    /// The job that gets the executor's next free slot: classes that wait share 8:4:1.
-    pub(crate) fn next(&mut self, executor: Executor) -> Option<Waiting> {
-        self.lines[line(executor)].next()
+    /// The job that gets the executor's next free slots, of all that jobs can have: classes that wait
+    /// share 8:4:1.
+    pub(crate) fn next(&mut self, executor: Executor, free: usize, usable: usize, now: Instant) -> Option<Waiting> {
+        self.lines[line(executor)].next(free, usable, now)
+    }
+
+    /// Whether a job keeps its place here until enough slots are free for it.
+    pub(crate) fn gathers(&self, executor: Executor) -> bool {
+        let line = &self.lines[line(executor)];
+        line.classes.iter().flatten().any(|job| line.stays(job, usize::MAX))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
         self.lines.iter().all(|l| l.classes.iter().all(VecDeque::is_empty))
     }
 
-    /// Takes out all jobs of an executor when one of them has waited too long for its slot.
-    pub(crate) fn overdue(&mut self, executor: Executor, now: Instant) -> Vec<Waiting> {
-        let line = &mut self.lines[line(executor)];
-        let late = |job: &Waiting| now.duration_since(job.since) >= limits::ROOM_WAIT;
-        if line.classes.iter().any(|class| class.front().is_some_and(late)) {
-            line.classes.iter_mut().flat_map(std::mem::take).collect()
-        } else {
-            Vec::new()
-        }
+    /// Takes out the jobs of an executor when one of them has waited too long for its slot.
+    pub(crate) fn overdue(&mut self, executor: Executor, usable: usize, now: Instant) -> Vec<Waiting> {
+        self.lines[line(executor)].overdue(usable, now)
     }
 
     /// Takes out the jobs for which `which` says so.
@@ -150,7 +200,7 @@ impl Pace {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use millhand_proto::{Core, JobId, RetryWish, TaskName, TimeLimits};
+    use millhand_proto::{Core, RetryWish, TaskName, TimeLimits};
 
     fn waiting(class: Class, since: Instant) -> Waiting {
         let core = Core {
@@ -181,7 +231,18 @@ mod tests {
             taken_at: at,
             arrived_at: at,
             since,
+            slots: 1,
         }
+    }
+
+    fn heavy(name: &str, slots: usize, since: Instant) -> Waiting {
+        let mut job = waiting(Class::Normal, since);
+        let core = Core {
+            id: JobId::given(name),
+            ..Core::clone(&job.copy.core)
+        };
+        job.copy = JobCopy::first(core);
+        Waiting { slots, ..job }
     }
 
     #[test]
@@ -194,10 +255,18 @@ mod tests {
         }
         let mut got = [0; 3];
         for _ in 0..26 {
-            got[at(room.next(Executor::Async).unwrap().copy.core.class)] += 1;
+            got[at(room
+                .next(Executor::Async, 1, 1, Instant::now())
+                .unwrap()
+                .copy
+                .core
+                .class)] += 1;
         }
         assert_eq!(got, [2, 8, 16]);
-        assert_eq!(std::iter::from_fn(|| room.next(Executor::Async)).count(), 52);
+        assert_eq!(
+            std::iter::from_fn(|| room.next(Executor::Async, 1, 1, Instant::now())).count(),
+            52
+        );
         assert!(room.is_empty());
     }
 
@@ -208,11 +277,73 @@ mod tests {
         room.put(Executor::Process, waiting(Class::Normal, now));
         room.put(Executor::Process, waiting(Class::Low, now + Duration::from_millis(900)));
         assert!(
-            room.overdue(Executor::Process, now + Duration::from_millis(999))
+            room.overdue(Executor::Process, 1, now + Duration::from_millis(999))
                 .is_empty()
         );
-        assert!(room.overdue(Executor::Async, now + Duration::from_secs(9)).is_empty());
-        assert_eq!(room.overdue(Executor::Process, now + Duration::from_secs(1)).len(), 2);
+        assert!(
+            room.overdue(Executor::Async, 1, now + Duration::from_secs(9))
+                .is_empty()
+        );
+        assert_eq!(
+            room.overdue(Executor::Process, 1, now + Duration::from_secs(1)).len(),
+            2
+        );
+    }
+
+    #[test]
+    fn light_jobs_pass_a_heavy_one_for_a_while_and_no_longer() {
+        const E: Executor = Executor::Thread;
+        let mut room = Room::default();
+        let now = Instant::now();
+        let id = |job: Option<Waiting>| job.map(|job| job.copy.id());
+        room.put(E, heavy("heavy", 2, now));
+        room.put(E, heavy("light", 1, now));
+        room.put(E, heavy("later", 1, now));
+        assert_eq!(id(room.next(E, 1, 2, now)), Some(JobId::given("light")));
+        assert_eq!(id(room.next(E, 1, 2, now + PATIENCE)), None, "slots gather");
+        assert_eq!(id(room.next(E, 2, 2, now + PATIENCE)), Some(JobId::given("heavy")));
+        assert_eq!(id(room.next(E, 1, 2, now + PATIENCE)), Some(JobId::given("later")));
+        // One that could never run here, while threads are leaked, stands in nobody's way.
+        room.put(E, heavy("heavy", 2, now));
+        room.put(E, heavy("light", 1, now));
+        assert_eq!(id(room.next(E, 1, 1, now + PATIENCE)), Some(JobId::given("light")));
+    }
+
+    #[test]
+    fn a_heavy_job_is_turned_away_once_and_then_keeps_its_place_until_it_runs() {
+        const E: Executor = Executor::Thread;
+        let mut room = Room::default();
+        let mut now = Instant::now();
+        let mut light = 0;
+        // Light jobs without end, each as long as two looks, on two slots: never both are free by chance.
+        let (mut busy, mut turned_away) = ([now, now + limits::ROOM_WAIT], 0);
+        room.put(E, heavy("heavy", 2, now));
+        for step in 0..200 {
+            now += limits::ROOM_WAIT / 4;
+            room.put(E, heavy(&format!("light {step}"), 1, now));
+            let gone = room.overdue(E, 2, now);
+            if gone.iter().any(|job| job.slots == 2) {
+                turned_away += 1;
+                // It comes again behind others.
+                room.put(E, heavy("heavy", 2, now));
+            }
+            let free = busy.iter().filter(|until| **until <= now).count();
+            match (free > 0).then(|| room.next(E, free, 2, now)).flatten() {
+                Some(job) if job.slots == 2 => {
+                    println!("{light} light jobs before it, turned away {turned_away} times");
+                    assert_eq!(turned_away, 1);
+                    assert!(!room.gathers(E));
+                    return;
+                }
+                Some(_) => {
+                    light += 1;
+                    let slot = busy.iter_mut().find(|until| **until <= now).unwrap();
+                    *slot = now + limits::ROOM_WAIT * 2;
+                }
+                None => {}
+            }
+        }
+        panic!("starved behind {light} light jobs");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use millhand_broker::Backend;
-use millhand_proto::{NameError, QueueName, Task, TaskName};
+use millhand_proto::{NameError, QueueName, Task, TaskName, limits};
 use tokio_util::sync::CancellationToken;
 
 use crate::child;
@@ -13,6 +13,7 @@ use crate::context::{Context, States};
 use crate::dispatch::{Dispatch, Plan, Until};
 use crate::executors::Recycle;
 use crate::failure::Failure;
+use crate::health::{Board, Health};
 use crate::registry::{CommandTask, ConfigError, Executor, Registry, TaskOptions};
 
 /// How many jobs may run at once on each executor.
@@ -20,9 +21,10 @@ use crate::registry::{CommandTask, ConfigError, Executor, Registry, TaskOptions}
 pub struct Slots {
     /// Async tasks, which wait most of their time.
     pub asyncs: usize,
-    /// Threads; by default one per core.
+    /// Threads; by default one for each core that this process may use: affinity and a container's quota are
+    /// respected. A number that is set is taken as it is.
     pub threads: usize,
-    /// Child processes and commands; by default one per core.
+    /// Child processes and commands; by default the same.
     pub processes: usize,
 }
 
@@ -38,14 +40,19 @@ impl Slots {
 
 impl Default for Slots {
     fn default() -> Self {
-        // Respects the quota of a container.
-        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        let cores = cores();
         Self {
             asyncs: 100,
             threads: cores,
             processes: cores,
         }
     }
+}
+
+/// The cores that this process may use. The standard library reads the affinity and the quotas of cgroup v2
+/// and v1, rounded down, and at least 1.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
 /// Why a worker ended otherwise than by being stopped.
@@ -65,6 +72,18 @@ pub enum WorkerError {
         task: TaskName,
         /// Its executor.
         executor: Executor,
+    },
+    /// A task weighs more than its executor holds.
+    #[error("task {task} takes {needs} slots, and the {executor} executor has {has} here: its jobs could never run")]
+    TooHeavy {
+        /// The task.
+        task: TaskName,
+        /// Its executor.
+        executor: Executor,
+        /// Slots that one of its jobs takes.
+        needs: usize,
+        /// Slots that there are.
+        has: usize,
     },
     /// The back end cannot be used.
     #[error("the worker cannot use its back end: {0}")]
@@ -92,8 +111,10 @@ pub struct Worker {
     slots: Slots,
     recycle: Recycle,
     grace: Duration,
+    block_limit: Duration,
     registry: Registry,
     states: States,
+    board: Board,
 }
 
 impl std::fmt::Debug for Worker {
@@ -121,8 +142,10 @@ impl Worker {
             slots: Slots::default(),
             recycle: Recycle::default(),
             grace: Duration::from_secs(30),
+            block_limit: limits::BLOCK_LIMIT,
             registry: Registry::default(),
             states: States::default(),
+            board: Board::default(),
         }
     }
 
@@ -154,6 +177,20 @@ impl Worker {
         self
     }
 
+    /// How long a poll of an async task may hold its thread before it is recorded and, unless its
+    /// [`TaskOptions::blocking`] says otherwise, warned about; [`limits::BLOCK_LIMIT`] by default.
+    #[must_use]
+    pub fn block_limit(mut self, limit: Duration) -> Self {
+        self.block_limit = limit;
+        self
+    }
+
+    /// How this worker is, for who asks while it runs.
+    #[must_use]
+    pub fn health(&self) -> Health {
+        self.board.reader()
+    }
+
     /// A value that handlers get with [`Context::state`].
     #[must_use]
     pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
@@ -161,8 +198,9 @@ impl Worker {
         self
     }
 
-    /// Runs a task as a future, on the runtime that [`run`](Self::run) is called on: for work that
-    /// waits.
+    /// Runs a task as a future: for work that waits. [`run`](Self::run) gives async tasks a runtime of
+    /// their own, so that nothing else of the program waits for one that blocks; what a handler spawns
+    /// there ends with the worker.
     #[must_use]
     pub fn on_async<T, F, Fut>(self, handler: F) -> Self
     where
@@ -245,11 +283,18 @@ impl Worker {
         }
         self.registry.check()?;
         for (name, task) in self.registry.tasks() {
-            if self.slots.of(task.executor) == 0 {
-                return Err(WorkerError::NoSlots {
-                    task: name.clone(),
-                    executor: task.executor,
-                });
+            let (task, executor, needs) = (name.clone(), task.executor, task.slots);
+            match self.slots.of(executor) {
+                0 => return Err(WorkerError::NoSlots { task, executor }),
+                has if needs > has => {
+                    return Err(WorkerError::TooHeavy {
+                        task,
+                        executor,
+                        needs,
+                        has,
+                    });
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -268,7 +313,8 @@ impl Worker {
 
     /// Runs jobs until none is left, delayed ones and retries included; on a standing clock
     /// ([`millhand_broker::memory::Memory::standing`]) time jumps to the next one. For tests: tasks
-    /// of the process executor run on threads, since a test binary cannot be started again.
+    /// of the process executor run on threads, since a test binary cannot be started again, and async tasks
+    /// on the runtime that this is called on, so that a clock that the test has paused is theirs too.
     ///
     /// On RabbitMQ and Redis delayed jobs, retries among them, are **not** waited for: RabbitMQ does not
     /// tell whether any are on their way. It ends when nothing is ready and nothing runs here.
@@ -298,10 +344,18 @@ impl Worker {
             slots: self.slots,
             recycle: self.recycle,
             grace: self.grace,
+            block_limit: self.block_limit,
             registry,
             states,
-            tasks: tokio::runtime::Handle::current(),
+            tasks: match until {
+                Until::Told(_) => None,
+                Until::Idle => Some(tokio::runtime::Handle::current()),
+            },
+            board: self.board,
         };
+        if matches!(until, Until::Told(_)) {
+            tell_slots(&plan);
+        }
         // The loop, the broker's I/O and the children's have a runtime and a thread of their own,
         // so that no task code can stand in their way.
         let (answer, done) = tokio::sync::oneshot::channel();
@@ -320,6 +374,29 @@ impl Worker {
         let ended = done.await.unwrap_or(Err(WorkerError::Lost));
         drop(guard);
         ended
+    }
+}
+
+/// Says how much may run at once, and on what.
+fn tell_slots(plan: &Plan) {
+    let cores = cores();
+    let used = Executor::ALL
+        .into_iter()
+        .filter(|executor| plan.registry.uses(*executor));
+    let slots: Vec<_> = used
+        .map(|executor| format!("{} {executor}", plan.slots.of(executor)))
+        .collect();
+    tracing::info!(
+        slots = slots.join(", "),
+        cores,
+        "starts; cores are those that affinity and the container's quota leave to this process"
+    );
+    if plan.registry.uses(Executor::Thread) && plan.slots.threads > cores {
+        tracing::warn!(
+            threads = plan.slots.threads,
+            cores,
+            "there are more thread slots than cores: jobs that compute will share them"
+        );
     }
 }
 

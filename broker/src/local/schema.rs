@@ -31,7 +31,7 @@ CREATE TABLE copies (
 CREATE INDEX copies_state ON copies (owner, queue, class, due, jobs);
 CREATE INDEX copies_key ON copies (key);
 -- The store: records, and values beside them (v: results, b: the copies of dead
--- jobs, l: logs; p: the progress of a worker's jobs, under its id).
+-- jobs, l: logs; under a worker's id p: the progress of its jobs, h: its health).
 CREATE TABLE records (key BLOB PRIMARY KEY, body BLOB NOT NULL) STRICT, WITHOUT ROWID;
 CREATE TABLE vals (kind TEXT NOT NULL, id BLOB NOT NULL, body BLOB NOT NULL, PRIMARY KEY (kind, id)) STRICT, WITHOUT ROWID;
 -- History: a log, oldest first.

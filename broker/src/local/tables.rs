@@ -473,6 +473,18 @@ impl Tables<'_> {
                 beat.running,
                 tasks.join(" ")
             ])?;
+        self.put_progress(beat)?;
+        // Beside the row, as a value of kind h: the table has no column for it, and the schema stays.
+        let Ok(health) = rmp_serde::to_vec_named(&beat.health) else {
+            return Ok(());
+        };
+        self.0
+            .prepare_cached("INSERT OR REPLACE INTO vals (kind, id, body) VALUES ('h', ?, ?)")?
+            .execute(params![beat.worker.as_bytes(), health])?;
+        Ok(())
+    }
+
+    fn put_progress(&self, beat: &WorkerBeat) -> Sql<()> {
         if beat.progress.is_empty() {
             return self.delete_progress(beat.worker);
         }
@@ -495,18 +507,25 @@ impl Tables<'_> {
         self.delete_progress(worker)?;
         self.0
             .execute("DELETE FROM workers WHERE id = ?", [worker.as_bytes()])?;
+        self.0
+            .execute("DELETE FROM vals WHERE kind = 'h' AND id = ?", [worker.as_bytes()])?;
         Ok(())
     }
 
     pub(super) fn beats(&self) -> Sql<Vec<WorkerView>> {
         self.0
             .prepare_cached(
-                "SELECT id, at, host, pid, started, queues, slots, running, tasks,
-                   (SELECT body FROM vals WHERE kind = 'p' AND vals.id = workers.id) FROM workers ORDER BY started",
+                "SELECT w.id, at, host, pid, started, queues, slots, running, tasks,
+                   (SELECT body FROM vals WHERE kind = 'p' AND vals.id = w.id),
+                   (SELECT body FROM vals WHERE kind = 'h' AND vals.id = w.id)
+                 FROM workers w ORDER BY started",
             )?
             .query_map([], |r| {
                 let (queues, tasks): (String, String) = (r.get(5)?, r.get(8)?);
                 let progress: Option<Vec<u8>> = r.get(9)?;
+                let health = r.get_ref(10)?.as_blob_or_null()?;
+                // What cannot be read was said by another version.
+                let health = health.and_then(|body| rmp_serde::from_slice(body).ok());
                 Ok(WorkerView {
                     at: time(r, 1)?,
                     beat: WorkerBeat {
@@ -519,6 +538,7 @@ impl Tables<'_> {
                         slots: r.get(6)?,
                         running: r.get(7)?,
                         progress: progress.map_or_else(Vec::new, |p| rmp_serde::from_slice(&p).unwrap_or_default()),
+                        health: health.unwrap_or_default(),
                     },
                 })
             })?

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::str::FromStr;
+use std::time::Duration;
 
 use millhand_proto::{QueueName, RetryWish, TaskName, TimeLimits};
 use millhand_worker::{CommandKind, CommandTask, Slots, TaskOptions, Worker, WorkerError};
@@ -37,7 +38,11 @@ pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
         build(memory, &settings).check().map_err(|e| refused(&e))?;
         for (name, task) in &settings.tasks {
             if let Some(program) = task.command.first().filter(|program| !is_program(program)) {
-                let problem = format!("tasks.{name}.command: there is no program {program:?} that can be run");
+                let key = match task.kind {
+                    CommandKind::Command => "command",
+                    CommandKind::Child => "child",
+                };
+                let problem = format!("tasks.{name}.{key}: there is no program {program:?} that can be run");
                 return Err(refused(&problem).hint("name it by its path, or put its folder into PATH"));
             }
         }
@@ -103,17 +108,23 @@ fn build(backend: std::sync::Arc<dyn millhand_broker::Backend>, settings: &Setti
 }
 
 fn command(name: &TaskName, task: &TaskSettings) -> CommandTask {
-    let hard_ms = task.timeout.map(|t| u64::try_from(t.as_millis()).unwrap_or(u64::MAX));
+    let millis = |limit: Duration| u64::try_from(limit.as_millis()).unwrap_or(u64::MAX);
     CommandTask {
         name: name.clone(),
         command: task.command.clone(),
-        kind: CommandKind::Command,
+        kind: task.kind,
         options: TaskOptions {
-            limits: TimeLimits { soft_ms: None, hard_ms },
+            limits: TimeLimits {
+                soft_ms: task.soft_timeout.map(millis),
+                hard_ms: task.timeout.map(millis),
+            },
             retry: RetryWish {
                 retries: task.retries,
                 ..RetryWish::default()
             },
+            crashes: task.crashes,
+            memory: task.memory,
+            slots: task.slots,
             ..TaskOptions::default()
         },
     }
@@ -127,13 +138,24 @@ fn summary(settings: &Settings) -> String {
         .map_or_else(|| "no file".to_owned(), |f| f.display().to_string());
     let queues: Vec<_> = worker.queues.iter().map(QueueName::as_str).collect();
     format!(
-        "{} of {file} on {}; slots: {} async, {} thread, {} process",
+        "{} of {file} on {}; slots: {} async, {} thread{}, {} process{}",
         plural(settings.tasks.len() as u64, "task"),
         queues.join(", "),
         worker.asyncs,
         worker.threads,
+        whence(worker.threads),
         worker.processes,
+        whence(worker.processes),
     )
+}
+
+/// Where a number of slots comes from.
+fn whence(slots: usize) -> &'static str {
+    if slots == Slots::default().processes {
+        " (one per core that affinity and quota allow)"
+    } else {
+        " (set)"
+    }
 }
 
 /// What is written to standard error.

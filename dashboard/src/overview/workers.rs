@@ -1,8 +1,10 @@
 //! The workers.
 
+use std::time::Duration;
+
 use askama::Template;
 use millhand_broker::WorkerView;
-use millhand_proto::words::clean;
+use millhand_proto::words::{clean, human};
 use millhand_proto::{QueueName, TaskName};
 
 use crate::chart::{self, Svg};
@@ -20,6 +22,11 @@ struct WorkerRow<'m> {
     up: String,
     beat: String,
     late: bool,
+    /// Why it is not ready; empty when it is.
+    not_ready: String,
+    lag: String,
+    /// What held the async executor last.
+    blocked: String,
 }
 
 #[derive(Template)]
@@ -41,12 +48,24 @@ impl<'m> Workers<'m> {
                 up: say::age(beat.started, moment.at),
                 beat: say::age(view.at, moment.at),
                 late: checks::is_late(view.at, moment.at),
+                not_ready: clean(&beat.health.not_ready.join("; "), false),
+                lag: beat
+                    .health
+                    .lag
+                    .map_or_else(|| say::UNKNOWN.into(), |lag| micros(lag.p99)),
+                blocked: beat.health.newest.first().map_or_else(String::new, |poll| {
+                    format!("task {} held a thread for {}", poll.task, micros(poll.micros))
+                }),
             }
         };
         Self {
             rows: moment.workers.iter().map(row).collect(),
         }
     }
+}
+
+fn micros(micros: u64) -> String {
+    human(Duration::from_micros(micros))
 }
 
 /// Names side by side, the first few of them.

@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use millhand_proto::limits;
 
-use super::Dispatch;
 use super::duty::Duty;
+use super::{Bench, Dispatch};
 use crate::crew::Event;
 
 /// How long the look after long runs may keep the next beat waiting. What it does not come to now, it
@@ -42,8 +42,12 @@ impl Dispatch {
     /// it asks the store alone, and the beat itself has the limits that the store's answers have: to
     /// cut it short could leave half written what a store that lost its memory is told again.
     pub(super) fn beat(&mut self) {
-        let busy: usize = self.benches.values().map(|b| b.slots - b.free.min(b.slots)).sum();
-        self.said.running = u32::try_from(busy).unwrap_or(u32::MAX);
+        let number = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+        // What is leaked is neither a slot nor a run that ends.
+        let busy = |b: &Bench| b.usable().saturating_sub(b.free);
+        self.said.running = number(self.benches.values().map(busy).sum());
+        self.said.slots = number(self.benches.values().map(Bench::usable).sum());
+        self.said.health = self.say_health();
         self.said.progress = self.crew.progress();
         let (crew, events, said) = (Arc::clone(&self.crew), self.events.clone(), self.said.clone());
         self.duties.beating.begin(async move {

@@ -5,13 +5,14 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millhand_broker::{Error, Subscription, WorkerBeat};
+use millhand_broker::{Error, Subscription, WorkerBeat, WorkerHealth};
 use millhand_proto::{Mailbox, WorkerId, limits};
 use tokio::sync::mpsc;
 
 use super::beat::Duties;
 use super::{Bench, Dispatch, Ears, Plan, Tap};
 use crate::crew::{Crew, Event};
+use crate::executors::lag::PROBE;
 use crate::executors::{Executors, Sizes};
 use crate::registry::Executor;
 use crate::room::Room;
@@ -31,7 +32,14 @@ impl Dispatch {
             processes: slots.processes,
             recycle: plan.recycle,
         };
-        let executors = Executors::start(Arc::clone(&plan.registry), sizes, plan.tasks, plan.states)?;
+        let executors = Executors::start(
+            Arc::clone(&plan.registry),
+            sizes,
+            plan.tasks,
+            plan.block_limit,
+            plan.states,
+        )?;
+        let leaks = executors.leaked();
         let mut benches = HashMap::new();
         for (executor, slots) in [
             (Executor::Async, slots.asyncs),
@@ -75,6 +83,7 @@ impl Dispatch {
             slots: u32::try_from(all).unwrap_or(u32::MAX),
             running: 0,
             progress: Vec::new(),
+            health: WorkerHealth::default(),
         };
         let mut this = Self {
             crew,
@@ -84,6 +93,8 @@ impl Dispatch {
             under_way: 0,
             going_back: 0,
             delivered: Instant::now(),
+            beaten: Instant::now(),
+            board: plan.board,
             parcel_jobs: 16,
             said,
             duties: Duties::default(),
@@ -118,9 +129,22 @@ impl Dispatch {
             );
         }
         let mails = reached(|| plan.backend.watch(me)).await?;
-        let beats = tokio::time::interval(limits::BEAT);
-        Ok((this, Ears { inbox, mails, beats }))
+        this.say_health();
+        let ears = Ears {
+            inbox,
+            mails,
+            beats: tokio::time::interval(limits::BEAT),
+            probes: probes(),
+            leaks,
+        };
+        Ok((this, ears))
     }
+}
+
+fn probes() -> tokio::time::Interval {
+    let mut probes = tokio::time::interval(PROBE);
+    probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    probes
 }
 
 /// Asks until the servers can be reached: a worker may be there before them.

@@ -18,6 +18,7 @@ impl Dispatch {
     /// Takes no more; running jobs finish within the grace; the rest goes back.
     pub(super) async fn stop(mut self, mut ears: Ears, grace: Duration) {
         self.taps.clear();
+        self.say_health();
         let unclaimed = self.room.take(|_| true);
         self.hand_back(unclaimed, Release::Now);
         self.crew.stopping.cancel();
@@ -63,6 +64,7 @@ impl Dispatch {
                 Some(event) = ears.inbox.recv() => match event {
                     Event::Over => self.under_way -= 1,
                     Event::Back => self.going_back -= 1,
+                    Event::Beaten(_) => self.beaten = std::time::Instant::now(),
                     // Its consumer was told to end; what still came goes back with the farewell.
                     _ => {}
                 },
@@ -70,6 +72,8 @@ impl Dispatch {
                 Some(mail) = ears.mails.recv() => self.read_mail(mail),
                 // They are this worker's for as long as its lease lasts.
                 _ = ears.beats.tick() => self.beat(),
+                _ = ears.probes.tick(), if self.runs_async() => self.crew.executors.look(),
+                Ok(()) = ears.leaks.changed() => self.leaks(*ears.leaks.borrow_and_update()),
                 () = &mut enough, if !enough.is_elapsed() => {}
                 () = &mut second, if !(hurried || told) => {
                     hurried = true;

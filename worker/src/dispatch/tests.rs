@@ -50,9 +50,11 @@ async fn with_a_job(started: mpsc::UnboundedSender<()>) -> (Arc<Faulty>, Plan) {
         queues: vec![queue],
         slots: Slots::default(),
         grace: HOUR,
+        block_limit: MINUTE,
         registry: Arc::new(registry),
         states: Arc::default(),
-        tasks: tokio::runtime::Handle::current(),
+        tasks: Some(tokio::runtime::Handle::current()),
+        board: Board::default(),
     };
     (backend, plan)
 }

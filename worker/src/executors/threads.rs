@@ -1,24 +1,42 @@
 //! The thread executor: a fixed pool of named threads. A thread cannot be stopped from outside, so
-//! a stop only sets the flag that the handler may look at.
+//! a stop only sets the flag that the handler may look at. A thread whose job does not look is *leaked*:
+//! it is counted, and comes back when the job ends after all.
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use millhand_proto::{Outcome, Payload};
-use rustix::time::{ClockId, clock_gettime};
-use tokio::sync::oneshot;
+use millhand_proto::{Outcome, Payload, limits};
+use tokio::sync::{oneshot, watch};
 
+use super::meter::cpu_time;
 use super::{Ended, GRACE, Run};
 use crate::context::Context;
-use crate::failure::panic_text;
+use crate::panics;
 use crate::registry::{Handled, SyncHandler};
 
 pub(super) struct Threads {
     work: Sender<Work>,
     handles: Vec<JoinHandle<()>>,
+    /// Slots whose jobs were asked to end and did not.
+    leaked: watch::Sender<usize>,
+}
+
+/// Slots are leaked until it is dropped.
+struct Leak<'t>(&'t watch::Sender<usize>, usize);
+
+impl<'t> Leak<'t> {
+    fn of(leaked: &'t watch::Sender<usize>, slots: usize) -> Self {
+        leaked.send_modify(|all| *all += slots);
+        Self(leaked, slots)
+    }
+}
+
+impl Drop for Leak<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|all| *all -= self.1);
+    }
 }
 
 struct Work {
@@ -43,10 +61,20 @@ impl Threads {
                     .spawn(move || serve(&queue))
             })
             .collect::<Result<_, _>>()?;
-        Ok(Self { work, handles })
+        Ok(Self {
+            work,
+            handles,
+            leaked: watch::Sender::new(0),
+        })
     }
 
-    pub(super) async fn run(&self, handler: &SyncHandler, run: &Run, cx: Context) -> Ended {
+    /// Slots whose threads are leaked, and word when their number changes.
+    pub(super) fn leaked(&self) -> watch::Receiver<usize> {
+        self.leaked.subscribe()
+    }
+
+    /// Takes so many slots.
+    pub(super) async fn run(&self, handler: &SyncHandler, slots: usize, run: &Run, cx: Context) -> Ended {
         let (reply, mut answer) = oneshot::channel();
         let work = Work {
             handler: Arc::clone(handler),
@@ -57,21 +85,31 @@ impl Threads {
         if self.work.send(work).is_err() {
             return Ended::failed("no thread is left to run it");
         }
-        // Raises the flag at the limit and never ends: only the handler decides.
+        // Raises the flag at the limit: only the handler decides.
         let flag_at_limit = async {
             run.timed_out().await;
             cx.cancel();
-            std::future::pending::<Ended>().await
         };
+        let leak = async {
+            cx.cancelled().await;
+            let asked = Instant::now();
+            tokio::time::sleep(limits::LEAK_AFTER).await;
+            tracing::warn!(task = %run.task, job = %run.job, asked = ?asked.elapsed(), "the job does not end although it was asked to, and a thread cannot be stopped: its slot is leaked until it ends");
+            let _leak = Leak::of(&self.leaked, slots);
+            std::future::pending::<()>().await;
+        };
+        let asking = async { tokio::join!(run.soften(), flag_at_limit, leak).0 };
         let given_up = async {
             run.stop.at_once.cancelled().await;
             tokio::time::sleep(GRACE).await;
         };
         let answer = tokio::select! {
             answer = &mut answer => answer,
-            ended = flag_at_limit => return ended,
-            // The handler runs on, without anybody who waits for it, until the process ends.
-            () = given_up => return Ended::only(run.stop.outcome()),
+            never = asking => match never {},
+            () = given_up => {
+                tracing::warn!(task = %run.task, job = %run.job, "the job's thread did not end: it runs on until this process ends, and may do so beside the job's next run");
+                return Ended::only(run.stop.outcome());
+            }
         };
         let Ok((result, cpu)) = answer else {
             return Ended::failed("its thread ended under it");
@@ -120,15 +158,7 @@ fn serve(queue: &Mutex<Receiver<Work>>) {
 /// Runs the handler on this thread; a panic ends the job and nothing else.
 pub(crate) fn guarded(handler: &SyncHandler, args: Payload, cx: Context) -> Reply {
     let before = cpu_time();
-    let result = catch_unwind(AssertUnwindSafe(|| handler(args, cx))).map_err(|panic| panic_text(&*panic));
-    (result, cpu_time().saturating_sub(before))
-}
-
-/// The CPU time of this thread.
-fn cpu_time() -> Duration {
-    let spent = clock_gettime(ClockId::ThreadCPUTime);
-    Duration::new(
-        u64::try_from(spent.tv_sec).unwrap_or(0),
-        u32::try_from(spent.tv_nsec).unwrap_or(0),
-    )
+    let result = panics::catch(|| handler(args, cx));
+    let spent = cpu_time().saturating_sub(before);
+    (result.map_err(|caught| caught.text()), spent)
 }
