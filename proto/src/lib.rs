@@ -4,6 +4,7 @@
 //! every decision about a job's life as a pure function.
 
 pub mod class;
+pub mod executor;
 pub mod histogram;
 pub mod id;
 pub mod limits;
@@ -11,6 +12,7 @@ pub mod name;
 pub mod outcome;
 pub mod payload;
 pub mod policy;
+pub mod profile;
 pub mod protocol;
 pub mod receipt;
 pub mod record;
@@ -22,12 +24,14 @@ pub mod wire;
 pub mod words;
 
 pub use class::Class;
+pub use executor::Executor;
 pub use histogram::Histogram;
 pub use id::{JobId, Mailbox, RecordKey, WorkerId};
 pub use name::{NameError, Namespace, QueueName, TaskName};
 pub use outcome::{AttemptEnd, CrashCause, ErrorText, Outcome};
 pub use payload::{Codec, Payload, PayloadError};
 pub use policy::{RetryPolicy, RetryWish, TimeLimits};
+pub use profile::{Measure, Profile};
 pub use receipt::Receipt;
 pub use record::{AttemptNote, Entry, Fence, Leaving, Record, Successor};
 pub use state::State;

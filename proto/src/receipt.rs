@@ -67,6 +67,15 @@ impl Receipt {
         self.queue.saturating_add(self.fetch).saturating_add(self.room)
     }
 
+    /// What Millhand's own moving of the job took, in microseconds: all phases but the run, and but the
+    /// waits for capacity, which are `queue` and `room`.
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        [self.enqueue, self.fetch, self.claim, self.dispatch, self.encode]
+            .iter()
+            .fold(0, |sum, micros| sum.saturating_add(*micros))
+    }
+
     /// All phases together, in microseconds.
     #[must_use]
     pub fn whole(&self) -> u64 {
