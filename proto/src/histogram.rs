@@ -171,11 +171,17 @@ mod tests {
             histogram.record_coarsely(value);
             let found = histogram.quantile(0.5).unwrap().as_micros() as f64;
             let off = (found - value as f64).abs();
-            assert!(off <= value as f64 * 0.16 && (value >= 8 || off == 0.0), "{value}: {found}");
+            assert!(
+                off <= value as f64 * 0.16 && (value >= 8 || off == 0.0),
+                "{value}: {found}"
+            );
             buckets.extend(histogram.iter().map(|(bucket, _)| bucket));
         }
         let fine: std::collections::BTreeSet<u16> = (8..2_000).map(bucket_of).collect();
-        assert_eq!(buckets.iter().filter(|b| (8..=bucket_of(1_999)).contains(*b)).count(), fine.len() / 2);
+        assert_eq!(
+            buckets.iter().filter(|b| (8..=bucket_of(1_999)).contains(*b)).count(),
+            fine.len() / 2
+        );
     }
 
     #[test]

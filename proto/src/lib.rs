@@ -3,6 +3,7 @@
 //! [`wire`] says how a parcel travels, [`record`] what a store remembers, and [`protocol`] holds
 //! every decision about a job's life as a pure function.
 
+pub mod advice;
 pub mod class;
 pub mod executor;
 pub mod histogram;
@@ -23,6 +24,7 @@ pub mod time;
 pub mod wire;
 pub mod words;
 
+pub use advice::{Advice, Figures};
 pub use class::Class;
 pub use executor::Executor;
 pub use histogram::Histogram;

@@ -198,7 +198,9 @@ impl Profile {
         let [run, _, cpu] = self.sums;
         // A few ends have no CPU time: a child that crashed took it along.
         let known = self.measure(Measure::Cpu).count() as f64 >= 0.9 * self.runs() as f64;
-        share(cpu, run).filter(|_| known && self.runs() > 0).map(|share| share.min(1.0))
+        share(cpu, run)
+            .filter(|_| known && self.runs() > 0)
+            .map(|share| share.min(1.0))
     }
 
     /// Adds another's.
@@ -218,10 +220,13 @@ impl Profile {
         let sums = SUMS.into_iter().zip(self.sums);
         let named = runs.chain(sums).filter(|(_, n)| *n > 0);
         let named = named.map(|(name, n)| (name.to_owned(), n));
-        let buckets = Measure::ALL.into_iter().zip(&self.measures).flat_map(|(what, histogram)| {
-            let name = move |(bucket, n)| (format!("{}{bucket}", what.letter()), n);
-            histogram.iter().map(name)
-        });
+        let buckets = Measure::ALL
+            .into_iter()
+            .zip(&self.measures)
+            .flat_map(|(what, histogram)| {
+                let name = move |(bucket, n)| (format!("{}{bucket}", what.letter()), n);
+                histogram.iter().map(name)
+            });
         named.chain(buckets)
     }
 
@@ -234,7 +239,9 @@ impl Profile {
             return Some(Part::Sum(sum));
         }
         let (letter, bucket) = name.split_at_checked(1)?;
-        let what = Measure::ALL.into_iter().find(|what| letter.starts_with(what.letter()))?;
+        let what = Measure::ALL
+            .into_iter()
+            .find(|what| letter.starts_with(what.letter()))?;
         Some(Part::Bucket(what, bucket.parse().ok()?))
     }
 
@@ -299,10 +306,7 @@ mod tests {
     fn a_cpu_share_is_of_runs_that_were_measured() {
         let mut profile = Profile::default();
         profile.record(Executor::Async, &receipt(), Duration::ZERO);
-        let unmeasured = Receipt {
-            cpu: None,
-            ..receipt()
-        };
+        let unmeasured = Receipt { cpu: None, ..receipt() };
         profile.record(Executor::Async, &unmeasured, Duration::ZERO);
         assert_eq!(profile.cpu_share(), None);
         assert!(profile.overhead().is_some());

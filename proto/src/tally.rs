@@ -282,7 +282,18 @@ mod tests {
     #[test]
     fn parts_of_a_later_build_are_passed_over() {
         let mut again = numbers();
-        for name in ["", "x", "w", "w-1", "r99999999", "d-1", "zz", "é1", "sum-idle", "paused"] {
+        for name in [
+            "",
+            "x",
+            "w",
+            "w-1",
+            "r99999999",
+            "d-1",
+            "zz",
+            "é1",
+            "sum-idle",
+            "paused",
+        ] {
             again.add_part(name, 1);
         }
         assert_eq!(again, numbers());

@@ -218,6 +218,34 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_has_counts_by_minutes_and_profiles_by_tens_of_them() {
+        let tallies = Tallies::default();
+        let ran = Counted {
+            counts: [Some(Count::Succeeded), None, None],
+            run: Some((Executor::Process, Receipt::default())),
+        };
+        for minute in [1_009, 1_010, 1_019] {
+            tallies.count(minute, &core("t"), &ran, Duration::from_millis(2));
+        }
+        let written = split(std::mem::take(&mut *tallies.open()));
+        let sizes = written.iter().map(|tally| {
+            let numbers = &tally.numbers;
+            let runs = numbers.profile().map(|p| p.runs_on(Executor::Process));
+            (tally.minute, numbers.ended(), numbers.run.count(), runs)
+        });
+        assert_eq!(
+            sizes.collect::<Vec<_>>(),
+            [
+                (1_009, 1, 1, None),
+                (1_010, 1, 1, None),
+                (1_019, 1, 1, None),
+                (1_000, 0, 0, Some(1)),
+                (1_010, 0, 0, Some(2)),
+            ]
+        );
+    }
+
+    #[test]
     fn what_is_kept_is_bounded_and_the_newest_stays() {
         let tallies = Tallies::default();
         let dead = Counted {
