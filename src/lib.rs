@@ -50,8 +50,8 @@ use millhand_broker::BackendUrl;
 pub use millhand_broker::{Acted, Backend, JobFilter, JobPage, JobView, QueueView, WorkerView};
 pub use millhand_client::{Admin, Client, ConnectError, EnqueueError, Enqueued, Handle, Job, JobFailure, WaitError};
 pub use millhand_proto::{
-    Class, Count, Histogram, JobId, Numbers, Payload, QueueName, RetryWish, State, Tally, Task, TaskName, TimeLimits,
-    Timestamp, limits,
+    Class, Count, Histogram, JobId, Measure, Numbers, Payload, Profile, QueueName, Receipt, RetryWish, State, Tally,
+    Task, TaskName, TimeLimits, Timestamp, advice, limits,
 };
 pub use millhand_worker::{
     Blocking, CommandKind, CommandTask, Context, Executor, Failure, Slots, TaskOptions, Worker, WorkerError,

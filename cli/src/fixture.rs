@@ -88,6 +88,7 @@ fn receipt() -> Receipt {
         run: 600_000,
         cpu: Some(480_000),
         encode: 35,
+        ..Receipt::default()
     }
 }
 

@@ -9,6 +9,7 @@ mod fixture;
 mod output;
 mod settings;
 mod show;
+mod stats;
 mod times;
 mod views;
 

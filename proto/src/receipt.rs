@@ -21,7 +21,8 @@ pub struct Receipt {
     /// The claim.
     #[serde(rename = "c", default)]
     pub claim: u64,
-    /// From the claim until the handler began: hand-over to thread or child.
+    /// Between the claim and the attempt's end, all that the handler did not take: hand-over to thread or
+    /// child and back, and a suspect's wait until no other suspect runs.
     #[serde(rename = "d", default)]
     pub dispatch: u64,
     /// The handler, by the wall clock.

@@ -52,6 +52,9 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
         None
     };
 
+    // A suspect may have waited for another.
+    let alone_at = if suspect { crew.backend.now() } else { claimed_at };
+
     // Run.
     let task = crew.registry.get(&job.copy.core.task)?;
     let args = job.copy.args()?;
@@ -83,7 +86,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
         fetch: micros(job.arrived_at.since(job.taken_at)),
         room: micros(slot_at.since(job.arrived_at)),
         claim: micros(claimed_at.since(slot_at)),
-        dispatch: micros(ran.dispatch),
+        dispatch: micros(alone_at.since(claimed_at) + ran.dispatch),
         run: micros(ran.run),
         cpu: ran.cpu.map(micros),
         encode: micros(ran.encode),
