@@ -8,7 +8,7 @@
 //! 3. a task that waits belongs on `async`, unless it would hold the loop for too long at a time;
 //! 4. a task that computes belongs on `thread` or, when it is long, on `process`, unless it is so brief
 //!    that the way there costs more than it spares the loop;
-//! 5. a task that stays where it is and runs shorter than it is moved should be packed.
+//! 5. a brief task that stays where it is and runs shorter than it is moved should be packed.
 
 use std::time::Duration;
 
@@ -20,9 +20,13 @@ use crate::tally::{Count, Numbers, Tally};
 use crate::words::{grouped, human, plural};
 
 /// A task whose runs are on a CPU for less than this share of their time waits enough for others to gain.
-const COMPUTES: f64 = 0.85;
-/// Nobody on the loop feels a poll that is as brief.
-const BRIEF: Duration = Duration::from_millis(1);
+const COMPUTES: f64 = 0.8;
+/// One that waits at least so much may compute for longer than is short: the loop gains more than it loses.
+const MOSTLY_WAITS: f64 = 0.5;
+/// A poll that is shorter is too brief to be felt on the loop: a tenth of the watchdog's limit.
+const BRIEF: Duration = Duration::from_millis(5);
+/// Only runs below this are packed: beside longer ones moving is little work, however long it takes.
+const TINY: Duration = Duration::from_millis(1);
 /// Up to this, CPU work is short: it suits a thread.
 const SHORT: Duration = Duration::from_millis(10);
 /// Everybody on the loop feels a poll that is as long: the watchdog's limit.
@@ -144,7 +148,8 @@ struct Measured<'a> {
     /// In the middle.
     run: Duration,
     crashed: u64,
-    /// The share of the run that was on a CPU.
+    /// The share of the run that was on a CPU. On a busy machine a run waits for its core too, and seems
+    /// to wait; so the runs that were disturbed least tell, when they tell of more.
     cpu: Option<f64>,
 }
 
@@ -179,11 +184,16 @@ fn times(factor: f64) -> String {
 
 impl<'a> Measured<'a> {
     fn of(profile: &'a Profile, run: &Histogram, crashed: u64) -> Self {
+        let low = |histogram: &Histogram| histogram.quantile(0.1).unwrap_or_default().as_secs_f64();
+        let calm = low(profile.measure(Measure::Cpu)) / low(run).max(1e-6);
         Self {
             profile,
             run: run.quantile(0.5).unwrap_or_default(),
             crashed,
-            cpu: profile.cpu_share(),
+            cpu: profile.cpu_share().map(|share| match share {
+                ..COMPUTES => share.max(calm).min(1.0),
+                _ => share,
+            }),
         }
     }
 
@@ -252,9 +262,10 @@ impl<'a> Measured<'a> {
         }
         let piece = self.p(Measure::Cpu, 0.99);
         let waits = percent(1.0 - cpu);
-        if piece >= LONG {
+        if piece >= LONG || (piece >= SHORT && cpu > MOSTLY_WAITS) {
             return Some(keep(format!(
-                "waits {waits} of its time, but computes for {} at p99, which would block the loop",
+                "waits {waits} of its time, but computes for {} at p99, which would block the loop: more {slot} slots \
+                 bring as much",
                 human(piece)
             )));
         }
@@ -340,24 +351,23 @@ impl<'a> Measured<'a> {
 
     /// Many jobs in one parcel, when moving one takes longer than running it.
     fn pack(&self, executor: Executor) -> Option<Advice> {
+        // While many are under way, a job waits in these phases for others of its batch, so what moving costs is
+        // seen where it took least.
         let parcel = [Measure::Enqueue, Measure::Fetch, Measure::Claim, Measure::Settle];
-        let moved = self.middle(&parcel)
+        let least: Duration = parcel.iter().map(|phase| self.p(*phase, 0.1)).sum();
+        let moved = least
             + match executor {
                 // There it is the wait for a thread of the loop, which a parcel does not shorten.
                 Executor::Async => Duration::ZERO,
-                _ => self.p(Measure::Dispatch, 0.5),
+                _ => self.p(Measure::Dispatch, 0.1),
             };
-        if moved <= self.run || self.crashed > 0 {
+        if self.run >= TINY || moved <= self.run || self.crashed > 0 {
             return None;
         }
         let run = self.run.max(Duration::from_micros(1)).as_secs_f64();
         let ratio = moved.as_secs_f64() / run;
         let most = (PACK_RUN.as_secs_f64() / run).min(limits::PARCEL_JOBS as f64);
-        let wanted = round_up(ratio * (1.0 - PACKED) / PACKED);
-        let pack = wanted.min(round_down(most));
-        if pack < 2 {
-            return None;
-        }
+        let pack = round_up(ratio * (1.0 - PACKED) / PACKED).min(round_down(most));
         let after = ratio / f64::from(pack);
         Some(Advice {
             verdict: Verdict::Pack(pack),
@@ -431,12 +441,15 @@ mod tests {
             // It computes for long: off the loop, and a thread may keep it.
             (43_000, 42_000, [RunOn(Process), Keep, Keep]),
             // For a short time.
-            (4_000, 4_000, [RunOn(Thread), Keep, Keep]),
+            (7_000, 7_000, [RunOn(Thread), Keep, Keep]),
+            // So briefly that nobody feels it, but a thread does it as well.
+            (4_000, 4_000, [Keep, Keep, Keep]),
             // So short that the way to a child is felt, and the way to a thread is not.
             (400, 400, [Keep, Keep, RunOn(Async)]),
             // Shorter than all ways.
             (8, 8, [Pack(100), RunOn(Async), RunOn(Async)]),
-            // It does both, in pieces that all would feel.
+            // It does both, in pieces that some would feel, and that all would.
+            (30_000, 21_000, [Keep, Keep, Keep]),
             (200_000, 90_000, [Keep, Keep, Keep]),
         ] {
             for (executor, verdict) in Executor::ALL.into_iter().zip(verdicts) {
@@ -448,8 +461,8 @@ mod tests {
             }
         }
         let slow_child = Receipt {
-            dispatch: 900,
-            ..ran(Process, 4_000, 4_000)
+            dispatch: 1_900,
+            ..ran(Process, 7_000, 7_000)
         };
         assert_eq!(figures(Process, 100, &slow_child).advise().verdict, RunOn(Thread));
     }
@@ -528,6 +541,16 @@ mod tests {
     }
 
     #[test]
+    fn on_a_busy_machine_the_calm_runs_tell() {
+        let mut numbers = figures(Executor::Thread, 30, &ran(Executor::Thread, 4_000, 3_900)).numbers;
+        // Most runs wait for a core as long as they have one.
+        numbers.merge(&figures(Executor::Thread, 100, &ran(Executor::Thread, 8_000, 3_900)).numbers);
+        let executor = Executor::Thread;
+        let advice = Figures { executor, numbers }.advise();
+        assert_eq!(advice.verdict, Verdict::Keep, "{advice:?}");
+    }
+
+    #[test]
     fn what_was_not_measured_is_left_alone() {
         for executor in Executor::ALL {
             let unknown = Receipt {
@@ -550,8 +573,8 @@ mod tests {
         };
         let verdict = |run| figures(Executor::Async, 100, &slow_store(run)).advise().verdict;
         assert_eq!(verdict(8), Verdict::Pack(1_000));
-        assert_eq!(verdict(10_000), Verdict::Pack(10));
-        assert_eq!(verdict(70_000), Verdict::Keep);
+        assert_eq!(verdict(900), Verdict::Pack(100));
+        assert_eq!(verdict(10_000), Verdict::Keep);
     }
 
     #[test]
