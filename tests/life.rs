@@ -158,7 +158,8 @@ async fn what_happened_can_be_read_as_numbers() {
             ("expired", 1),
             ("retried", 2),
             ("snoozed", 0),
-            ("failed", 3)
+            ("failed", 3),
+            ("crashed", 0)
         ]
     );
     assert_eq!((all.run.count(), all.wait.count()), (7, 7), "one each run");
