@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use millhand_proto::protocol::{Meeting, Situation};
 use millhand_proto::{
-    AttemptEnd, AttemptLog, AttemptNote, Core, Count, ErrorText, Fence, JobId, Leaving, LogLine, LogSource, Mailbox,
-    Parcel, Payload, Progress, QueueName, Receipt, State, Successor, Tally, TaskName, Timestamp, WorkerId, limits,
+    AttemptEnd, AttemptLog, AttemptNote, Core, Count, ErrorText, Executor, Fence, JobId, Leaving, LogLine, LogSource,
+    Mailbox, Parcel, Payload, Progress, QueueName, Receipt, State, Successor, Tally, TaskName, Timestamp, WorkerId,
+    limits,
 };
 
 use crate::backend::{
@@ -1094,8 +1095,15 @@ async fn numbers_add_up(backend: Arc<dyn Backend>) {
         let mut tally = Tally::new(minute, queue.clone(), task.clone());
         tally.numbers.count(Count::Succeeded);
         tally.numbers.count(Count::Failed);
-        tally.numbers.wait.record(Duration::from_millis(millis));
-        tally.numbers.run.record(Duration::from_millis(millis * 2));
+        let receipt = Receipt {
+            queue: millis * 1_000,
+            run: millis * 2_000,
+            cpu: Some(millis * 1_900),
+            ..Receipt::default()
+        };
+        tally
+            .numbers
+            .record(Executor::Process, &receipt, Duration::from_millis(millis));
         tally
     };
     let write = async |token, tallies: Vec<Tally>| backend.tally(token, tallies).await.expect("written");

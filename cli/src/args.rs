@@ -13,7 +13,7 @@ const EXIT_CODES: &str = "\
 Exit codes
 
     0  done
-    1  failed
+    1  failed; with advise --strict: something should change
     2  the command line or the settings are wrong
     3  nothing matched, or there is no such job
     4  not allowed (kept for later)
@@ -61,6 +61,8 @@ error as {\"error\":{\"code\":…,\"message\":…,\"hint\":…}}.
   dead rebuild  {\"schema\":\"millhand.dead.rebuild/1\",\"looked_at\":2,\"remembered\":1}
   worker list   {\"schema\":\"millhand.worker.list/1\",\"as_of\":…,\"items\":[…]}
   queue list    {\"schema\":\"millhand.queue.list/1\",\"as_of\":…,\"items\":[…]}
+  stats         {\"schema\":\"millhand.stats/1\",\"as_of\":…,\"since\":…,\"items\":[…]}
+  advise        {\"schema\":\"millhand.advise/1\",\"as_of\":…,\"since\":…,\"items\":[…]}
   limits        {\"schema\":\"millhand.limits/1\",\"items\":[…]}
   enqueue       {\"schema\":\"millhand.enqueue/1\",\"id\":…}; with --wait the job's result alone";
 
@@ -160,6 +162,18 @@ Examples:
   millhand dashboard                                then open http://127.0.0.1:7700
   millhand dashboard --bind 127.0.0.1:8080 --broker sqlite:jobs.db")]
     Dashboard(DashboardArgs),
+    /// Show where the time of tasks went: runs, percentiles of every phase, overhead
+    #[command(after_help = "\
+Examples:
+  millhand stats                                    every task of the last hour, one a line
+  millhand stats wordcount --since 1d               one task, phase by phase")]
+    Stats(StatsArgs),
+    /// Say of each task whether it should run elsewhere or be packed, by how it ran
+    #[command(after_help = "\
+Examples:
+  millhand advise
+  millhand advise wordcount --since 1h --strict     fails when something should change")]
+    Advise(AdviseArgs),
     /// Print every limit and default
     Limits,
     /// Print the completions of a shell
@@ -201,6 +215,38 @@ pub(crate) struct WorkerArgs {
 pub(crate) enum WorkerCommand {
     /// List the workers: whether they are ready, their slots, and what blocks them
     List,
+}
+
+/// Runs by task, queue and time.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct RunsArgs {
+    /// Only this task
+    #[arg(value_name = "TASK")]
+    pub(crate) task: Option<TaskName>,
+    /// Only its jobs of this queue
+    #[arg(long, value_name = "NAME")]
+    pub(crate) queue: Option<QueueName>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct StatsArgs {
+    #[command(flatten)]
+    pub(crate) runs: RunsArgs,
+    /// From so long ago, or from this RFC 3339 time; at most a day is known
+    #[arg(long, value_name = "WHEN", value_parser = times::when, default_value = "1h")]
+    pub(crate) since: When,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdviseArgs {
+    #[command(flatten)]
+    pub(crate) runs: RunsArgs,
+    /// From so long ago, or from this RFC 3339 time; at most a day is known
+    #[arg(long, value_name = "WHEN", value_parser = times::when, default_value = "1d")]
+    pub(crate) since: When,
+    /// End with 1 when something should change
+    #[arg(long)]
+    pub(crate) strict: bool,
 }
 
 #[derive(Debug, Args)]

@@ -1,6 +1,7 @@
 //! The commands.
 
 mod act;
+mod advise;
 mod completion;
 mod dashboard;
 mod dead;
@@ -8,6 +9,7 @@ mod enqueue;
 mod job;
 mod limits;
 mod queue;
+mod stats;
 mod worker;
 mod workers;
 
@@ -36,6 +38,8 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Outcome {
         Command::Queue(command) => block_on(queue::run(command, &global, ui)),
         Command::Dashboard(args) => block_on(dashboard::run(args, &global, ui)),
         Command::Dead(command) => block_on(dead::run(command, &global, ui)),
+        Command::Stats(args) => block_on(stats::run(args, &global, ui)),
+        Command::Advise(args) => block_on(advise::run(args, &global, ui)),
         Command::Limits => limits::run(ui),
         Command::Completion { shell } => completion::run(shell, ui),
         topic @ (Command::ExitCodes | Command::Environment | Command::Json) => {

@@ -10,6 +10,7 @@ mod output;
 mod settings;
 mod show;
 mod sizes;
+mod stats;
 mod times;
 mod views;
 

@@ -5,6 +5,9 @@ mod place;
 
 use std::io::Write;
 use std::process::Stdio;
+use std::time::Duration;
+
+use millhand_proto::{Count, Executor, QueueName, Receipt, Tally, TaskName};
 
 use place::{Place, json, signal, text, until};
 
@@ -254,4 +257,90 @@ fn a_closed_pipe_ends_quietly() {
     drop(child.stdout.take());
     let output = child.wait_with_output().unwrap();
     assert_eq!((output.status.code(), text(&output.stderr).as_str()), (Some(0), ""));
+}
+
+/// Writes what workers would have counted of 60 runs of 20 ms on a thread, `cpu` of them on a CPU.
+fn ran(place: &Place, task: &str, cpu: u64) {
+    let path = place.path().join("millhand.db").display().to_string();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let backend = millhand_broker::open(&format!("sqlite:{path}").parse().unwrap()).unwrap();
+        let minute = Tally::minute_of(backend.now());
+        let mut tally = Tally::new(minute, QueueName::default(), TaskName::new(task).unwrap());
+        let receipt = Receipt {
+            run: 20_000,
+            cpu: Some(cpu),
+            ..Receipt::default()
+        };
+        for _ in 0..60 {
+            tally.numbers.count(Count::Succeeded);
+            tally
+                .numbers
+                .record(Executor::Thread, &receipt, Duration::from_micros(100));
+        }
+        let split = tally.split().unwrap();
+        backend.tally(cpu, vec![tally, split]).await.unwrap();
+    });
+}
+
+#[test]
+fn stats_and_advice_of_what_ran_and_of_what_did_not() {
+    let place = Place::new();
+    ran(&place, "computes", 19_900);
+    for command in ["stats", "advise"] {
+        let (out, err) = place.expect(3, &[command, "waits"]);
+        assert_eq!(out, "");
+        assert!(err.contains("task waits did not run in the last"), "{err}");
+        place.expect(3, &[command, "--queue", "other"]);
+    }
+    place.expect(0, &["advise", "--strict"]);
+    ran(&place, "waits", 100);
+    let (out, _) = place.expect(0, &["stats"]);
+    assert!(
+        out.contains("computes") && out.contains("waits") && out.contains("19.5ms"),
+        "{out}"
+    );
+    let (out, _) = place.expect(0, &["stats", "waits", "--queue", "default", "--since", "1d"]);
+    assert!(out.contains("60 on thread") && out.contains("settle"), "{out}");
+    let stats = json(&place.expect(0, &["stats", "--json"]).0);
+    assert_eq!(
+        (&stats["schema"], &stats["items"][0]["runs"]),
+        (&"millhand.stats/1".into(), &60.into())
+    );
+    let (out, _) = place.expect(0, &["advise"]);
+    assert!(
+        out.contains("computes (on thread, 60 runs) is 100 % CPU and runs 19.5 ms: keep"),
+        "{out}"
+    );
+    assert!(
+        out.contains("waits (on thread, 60 runs) holds a thread while it waits 100 % of its time: run it on async"),
+        "{out}"
+    );
+    let advice = json(&place.expect(1, &["advise", "waits", "--strict", "-o", "json"]).0);
+    assert_eq!(advice["items"][0]["run_on"], "async");
+    place.expect(0, &["advise", "computes", "--strict"]);
+    let lines = place.expect(0, &["advise", "-o", "jsonl"]).0;
+    assert_eq!(
+        lines
+            .lines()
+            .map(|line| json(line)["verdict"].clone())
+            .collect::<Vec<_>>(),
+        ["keep", "run_on"]
+    );
+}
+
+#[test]
+fn stats_and_advice_of_nothing() {
+    let place = Place::new();
+    place.expect(0, &["enqueue", "wordcount"]);
+    for command in ["stats", "advise"] {
+        let (out, err) = place.expect(0, &[command]);
+        assert_eq!(out, "");
+        assert!(err.contains("no task ran in the last"), "{err}");
+        let empty = json(&place.expect(0, &[command, "--json"]).0);
+        assert_eq!(empty["items"].as_array().map(Vec::len), Some(0));
+    }
 }

@@ -129,9 +129,11 @@ fn fold(tallies: Vec<Tally>, step: u64) -> impl Iterator<Item = (u64, Arc<[Tally
         minute,
         queue,
         task,
-        numbers,
+        mut numbers,
     } in tallies
     {
+        // No page shows it, and a day of a fleet is held.
+        numbers.take_profile();
         let slice = slices.entry(minute / step * step).or_default();
         slice.entry((queue, task)).or_default().merge(&numbers);
     }

@@ -3,7 +3,9 @@
 //! [`wire`] says how a parcel travels, [`record`] what a store remembers, and [`protocol`] holds
 //! every decision about a job's life as a pure function.
 
+pub mod advice;
 pub mod class;
+pub mod executor;
 pub mod histogram;
 pub mod id;
 pub mod limits;
@@ -12,6 +14,7 @@ pub mod name;
 pub mod outcome;
 pub mod payload;
 pub mod policy;
+pub mod profile;
 pub mod protocol;
 pub mod receipt;
 pub mod record;
@@ -22,7 +25,9 @@ pub mod time;
 pub mod wire;
 pub mod words;
 
+pub use advice::{Advice, Figures};
 pub use class::Class;
+pub use executor::Executor;
 pub use histogram::Histogram;
 pub use id::{JobId, Mailbox, RecordKey, WorkerId};
 pub use log::{AttemptLog, LogLine, LogSource, Progress};
@@ -30,6 +35,7 @@ pub use name::{NameError, Namespace, QueueName, TaskName};
 pub use outcome::{AttemptEnd, CrashCause, ErrorText, Outcome};
 pub use payload::{Codec, Payload, PayloadError};
 pub use policy::{RetryPolicy, RetryWish, TimeLimits};
+pub use profile::{Measure, Profile};
 pub use receipt::Receipt;
 pub use record::{AttemptNote, Entry, Fence, Leaving, Record, Successor};
 pub use state::State;

@@ -21,7 +21,8 @@ pub struct Receipt {
     /// The claim.
     #[serde(rename = "c", default)]
     pub claim: u64,
-    /// From the claim until the handler began: hand-over to thread or child.
+    /// Between the claim and the attempt's end, all that the handler did not take: hand-over to thread or
+    /// child and back, and a suspect's wait until no other suspect runs.
     #[serde(rename = "d", default)]
     pub dispatch: u64,
     /// The handler, by the wall clock.
@@ -66,6 +67,15 @@ impl Receipt {
     #[must_use]
     pub fn waited(&self) -> u64 {
         self.queue.saturating_add(self.fetch).saturating_add(self.room)
+    }
+
+    /// What Millhand's own moving of the job took, in microseconds: all phases but the run, and but the
+    /// waits for capacity, which are `queue` and `room`.
+    #[must_use]
+    pub fn moved(&self) -> u64 {
+        [self.enqueue, self.fetch, self.claim, self.dispatch, self.encode]
+            .iter()
+            .fold(0, |sum, micros| sum.saturating_add(*micros))
     }
 
     /// All phases together, in microseconds.

@@ -38,7 +38,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
             tell(&job, &verdict);
             let counted = Counted::met(&instead);
             let settled = crew.settle(settlement(&job, verdict)).await;
-            crew.count(&job, settled, &counted);
+            crew.count(&job, settled, &counted, slot_at);
             return (settled == Some(Settled::Stale)).then_some(job);
         }
     };
@@ -52,6 +52,9 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
     } else {
         None
     };
+
+    // A suspect may have waited for another.
+    let alone_at = if suspect { crew.backend.now() } else { claimed_at };
 
     // Run.
     let task = crew.registry.get(&job.copy.core.task)?;
@@ -84,7 +87,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
         fetch: micros(job.arrived_at.since(job.taken_at)),
         room: micros(slot_at.since(job.arrived_at)),
         claim: micros(claimed_at.since(slot_at)),
-        dispatch: micros(ran.dispatch),
+        dispatch: micros(alone_at.since(claimed_at) + ran.dispatch),
         run: micros(ran.run),
         cpu: ran.cpu.map(micros),
         encode: micros(ran.encode),
@@ -139,13 +142,13 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
     if let Some(slot) = slot {
         slot.free(ran.run);
     }
-    let counted = Counted::of(&verdict);
+    let counted = Counted::of(&verdict, task.executor);
     let settlement = Settlement {
         log: log.take(job.copy.attempt()),
         ..settlement(&job, verdict)
     };
     let settled = crew.settle(settlement).await;
-    crew.count(&job, settled, &counted);
+    crew.count(&job, settled, &counted, now);
     drop(window);
     drop(presence);
     (settled == Some(Settled::Stale)).then_some(job)
@@ -243,11 +246,12 @@ pub(crate) fn settlement(job: &Waiting, verdict: Verdict) -> Settlement {
 }
 
 impl Crew {
-    /// Counts what was settled; an outcome that was thrown away is nobody's.
-    fn count(&self, job: &Waiting, settled: Option<Settled>, counted: &Counted) {
+    /// Counts what was decided at `since` and is settled; an outcome that was thrown away is nobody's.
+    fn count(&self, job: &Waiting, settled: Option<Settled>, counted: &Counted, since: Timestamp) {
         if settled == Some(Settled::Done) {
-            let minute = Tally::minute_of(self.backend.now());
-            self.tallies.count(minute, &job.copy.core, counted);
+            let now = self.backend.now();
+            let minute = Tally::minute_of(now);
+            self.tallies.count(minute, &job.copy.core, counted, now.since(since));
         }
     }
 

@@ -1,7 +1,6 @@
 //! What a worker can run: tasks by name, each with its executor, limits and policy.
 
 use std::collections::BTreeMap;
-use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,43 +10,13 @@ use millhand_proto::{
     ErrorText, NameError, Outcome, Payload, RetryPolicy, RetryWish, Task, TaskName, TimeLimits, limits,
 };
 
+pub use millhand_proto::Executor;
+
 use crate::context::Context;
 use crate::failure::{Failure, with_sources};
 
 /// Where handlers are called: what lies below in a backtrace is machinery.
 pub(crate) const FILE: &str = file!();
-
-/// Where a task runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Executor {
-    /// As a future on tokio: for work that waits.
-    Async,
-    /// On a thread of a fixed pool: for short CPU work that is trusted.
-    Thread,
-    /// In a child process: for long or dangerous CPU work, and for commands.
-    Process,
-}
-
-impl Executor {
-    /// All executors.
-    pub const ALL: [Self; 3] = [Self::Async, Self::Thread, Self::Process];
-
-    /// Its word.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Async => "async",
-            Self::Thread => "thread",
-            Self::Process => "process",
-        }
-    }
-}
-
-impl fmt::Display for Executor {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(self.as_str())
-    }
-}
 
 /// The worker's policy for a task: what a job's producer did not set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

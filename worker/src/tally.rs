@@ -1,12 +1,13 @@
 //! What this worker counted and has not written yet.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use millhand_broker::{Backend, Verdict};
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{AttemptEnd, Core, Count, Leaving, QueueName, Receipt, State, Tally, TaskName};
+use millhand_proto::{AttemptEnd, Core, Count, Executor, Leaving, QueueName, Receipt, State, Tally, TaskName};
 
 /// How often what was counted is written.
 pub(crate) const FLUSH: Duration = Duration::from_secs(10);
@@ -37,19 +38,19 @@ struct Sent {
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
     counts: [Option<Count>; 3],
-    receipt: Option<Receipt>,
+    run: Option<(Executor, Receipt)>,
 }
 
 impl Counted {
-    /// As what a verdict counts.
-    pub(crate) fn of(verdict: &Verdict) -> Self {
-        let end = |counts: [Option<Count>; 2], receipt| Self {
-            counts: [counts[0], counts[1], None],
-            receipt,
+    /// As what the verdict on a run counts.
+    pub(crate) fn of(verdict: &Verdict, executor: Executor) -> Self {
+        let end = |count, receipt| Self {
+            counts: [Some(count), None, None],
+            run: Some((executor, receipt)),
         };
         match verdict {
-            Verdict::Succeed { receipt, .. } => end([Some(Count::Succeeded), None], Some(*receipt)),
-            Verdict::Cancel { receipt, .. } => end([Some(Count::Cancelled), None], Some(*receipt)),
+            Verdict::Succeed { receipt, .. } => end(Count::Succeeded, *receipt),
+            Verdict::Cancel { receipt, .. } => end(Count::Cancelled, *receipt),
             Verdict::Leave {
                 successor,
                 note,
@@ -69,7 +70,7 @@ impl Counted {
                         failed.map(|_| Count::Failed),
                         crashed.map(|_| Count::Crashed),
                     ],
-                    receipt: *receipt,
+                    run: receipt.map(|receipt| (executor, receipt)),
                 }
             }
             _ => Self::default(),
@@ -86,7 +87,7 @@ impl Counted {
         };
         Self {
             counts: [end, None, None],
-            receipt: None,
+            run: None,
         }
     }
 }
@@ -96,7 +97,8 @@ impl Tallies {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn count(&self, minute: u64, core: &Core, counted: &Counted) {
+    /// Counts it; `settle` is how long it took to store and acknowledge it.
+    pub(crate) fn count(&self, minute: u64, core: &Core, counted: &Counted, settle: Duration) {
         if counted.counts == [None; 3] {
             return;
         }
@@ -107,9 +109,8 @@ impl Tallies {
         for what in counted.counts.into_iter().flatten() {
             numbers.count(what);
         }
-        if let Some(receipt) = counted.receipt {
-            numbers.wait.record(Duration::from_micros(receipt.waited()));
-            numbers.run.record(Duration::from_micros(receipt.run));
+        if let Some((executor, receipt)) = &counted.run {
+            numbers.record(*executor, receipt, settle);
         }
         if open.len() > MOST {
             open.pop_first();
@@ -127,7 +128,7 @@ impl Tallies {
         let mut sent = self.sent.lock().await;
         loop {
             if sent.is_none() {
-                let tallies: Vec<Tally> = std::mem::take(&mut *self.open()).into_values().collect();
+                let tallies = split(std::mem::take(&mut *self.open()));
                 let token = crate::crew::random();
                 *sent = (!tallies.is_empty()).then_some(Sent { token, tallies });
             }
@@ -139,6 +140,22 @@ impl Tallies {
             *sent = None;
         }
     }
+}
+
+/// What is to be written: what is kept by minutes, and what by tens of them.
+fn split(open: BTreeMap<Of, Tally>) -> Vec<Tally> {
+    let mut apart: BTreeMap<Of, Tally> = BTreeMap::new();
+    let mut tallies: Vec<Tally> = open.into_values().collect();
+    for tally in &mut tallies {
+        let Some(profile) = tally.split() else { continue };
+        let of = (profile.minute, profile.queue.clone(), profile.task.clone());
+        match apart.entry(of) {
+            Entry::Occupied(mut held) => held.get_mut().numbers.merge(&profile.numbers),
+            Entry::Vacant(free) => drop(free.insert(profile)),
+        }
+    }
+    tallies.extend(apart.into_values());
+    tallies
 }
 
 #[cfg(test)]
@@ -161,32 +178,34 @@ mod tests {
         let tallies = Tallies::default();
         let succeeded = Counted {
             counts: [Some(Count::Succeeded), None, None],
-            receipt: Some(Receipt {
-                run: 5,
-                ..Receipt::default()
-            }),
+            run: Some((
+                Executor::Thread,
+                Receipt {
+                    run: 5,
+                    ..Receipt::default()
+                },
+            )),
         };
         let now = backend.now();
         let minute = Tally::minute_of(now);
         let counts = async || {
             let stats = backend.stats(now, now).await.unwrap();
-            let counts = stats
-                .iter()
-                .map(|t| (t.numbers.get(Count::Succeeded), t.numbers.run.count()));
+            let counts = stats.iter().filter(|t| t.minute == minute);
+            let counts = counts.map(|t| (t.numbers.get(Count::Succeeded), t.numbers.run.count()));
             counts.collect::<Vec<_>>()
         };
-        tallies.count(minute, &core("t"), &succeeded);
+        tallies.count(minute, &core("t"), &succeeded, Duration::from_millis(1));
         backend.plan(Door::Tally, Fault::RequestLost, 1);
         tallies.flush(&*backend).await;
         assert_eq!(counts().await, []);
-        tallies.count(minute, &core("t"), &succeeded);
+        tallies.count(minute, &core("t"), &succeeded, Duration::from_millis(1));
         tallies.flush(&*backend).await;
         assert_eq!(counts().await, [(2, 2)]);
-        tallies.count(minute, &core("t"), &succeeded);
+        tallies.count(minute, &core("t"), &succeeded, Duration::from_millis(1));
         backend.plan(Door::Tally, Fault::AnswerLost, 2);
         tallies.flush(&*backend).await;
         assert_eq!(counts().await, [(3, 3)]);
-        tallies.count(minute, &core("t"), &succeeded);
+        tallies.count(minute, &core("t"), &succeeded, Duration::from_millis(1));
         tallies.flush(&*backend).await;
         assert!(!tallies.is_empty());
         tallies.flush(&*backend).await;
@@ -199,14 +218,42 @@ mod tests {
     }
 
     #[test]
+    fn what_is_written_has_counts_by_minutes_and_profiles_by_tens_of_them() {
+        let tallies = Tallies::default();
+        let ran = Counted {
+            counts: [Some(Count::Succeeded), None, None],
+            run: Some((Executor::Process, Receipt::default())),
+        };
+        for minute in [1_009, 1_010, 1_019] {
+            tallies.count(minute, &core("t"), &ran, Duration::from_millis(2));
+        }
+        let written = split(std::mem::take(&mut *tallies.open()));
+        let sizes = written.iter().map(|tally| {
+            let numbers = &tally.numbers;
+            let runs = numbers.profile().map(|p| p.runs_on(Executor::Process));
+            (tally.minute, numbers.ended(), numbers.run.count(), runs)
+        });
+        assert_eq!(
+            sizes.collect::<Vec<_>>(),
+            [
+                (1_009, 1, 1, None),
+                (1_010, 1, 1, None),
+                (1_019, 1, 1, None),
+                (1_000, 0, 0, Some(1)),
+                (1_010, 0, 0, Some(2)),
+            ]
+        );
+    }
+
+    #[test]
     fn what_is_kept_is_bounded_and_the_newest_stays() {
         let tallies = Tallies::default();
         let dead = Counted {
             counts: [Some(Count::Dead), None, None],
-            receipt: None,
+            run: None,
         };
         for minute in 0..u64::try_from(MOST).unwrap() + 10 {
-            tallies.count(minute, &core("t"), &dead);
+            tallies.count(minute, &core("t"), &dead, Duration::ZERO);
         }
         assert_eq!(tallies.open().len(), MOST);
         assert_eq!(tallies.open().keys().map(|of| of.0).min(), Some(10));
@@ -233,7 +280,7 @@ mod tests {
             }),
             receipt: None,
         };
-        let counts = |verdict| Counted::of(&verdict).counts;
+        let counts = |verdict| Counted::of(&verdict, Executor::Async).counts;
         for end in [AttemptEnd::Failed, AttemptEnd::TimedOut, AttemptEnd::Crashed] {
             assert_eq!(
                 counts(leave(Leaving::Retry, Some(end))),
