@@ -63,6 +63,7 @@ error as {\"error\":{\"code\":…,\"message\":…,\"hint\":…}}.
   queue list    {\"schema\":\"millhand.queue.list/1\",\"as_of\":…,\"items\":[…]}
   stats         {\"schema\":\"millhand.stats/1\",\"as_of\":…,\"since\":…,\"items\":[…]}
   advise        {\"schema\":\"millhand.advise/1\",\"as_of\":…,\"since\":…,\"items\":[…]}
+  child-check   {\"schema\":\"millhand.child-check/1\",\"items\":[{\"name\":…,\"verdict\":\"passed\"}]}
   limits        {\"schema\":\"millhand.limits/1\",\"items\":[…]}
   enqueue       {\"schema\":\"millhand.enqueue/1\",\"id\":…}; with --wait the job's result alone";
 
@@ -174,6 +175,15 @@ Examples:
   millhand advise
   millhand advise wordcount --since 1h --strict     fails when something should change")]
     Advise(AdviseArgs),
+    /// Try a child program against the child protocol
+    #[command(after_help = "\
+Starts the command again and again, speaks to it as a worker does and as no worker should, and prints a
+line for each thing that it has to do (docs/child-protocol.md). Exit code 1 when it fails one.
+
+Examples:
+  millhand child-check python3 examples/python-child/example.py
+  millhand child-check --task primes --args '{\"below\": 3000}' python3 examples/python-child/example.py")]
+    ChildCheck(ChildCheckArgs),
     /// Print every limit and default
     Limits,
     /// Print the completions of a shell
@@ -342,6 +352,27 @@ Examples:
     RunNow(ActArgs),
     /// Forget jobs that ended
     Drop(ActArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct ChildCheckArgs {
+    /// A task of the child whose job must succeed
+    #[arg(long, value_name = "NAME")]
+    pub(crate) task: Option<TaskName>,
+    /// Its arguments as JSON [default: null]
+    #[arg(long, value_name = "JSON", allow_hyphen_values = true, requires = "task")]
+    pub(crate) args: Option<String>,
+    /// How long an answer, or an end, may take
+    #[arg(long, value_name = "DURATION", value_parser = times::duration, default_value = "5s")]
+    pub(crate) within: Duration,
+    /// The child's program and its arguments
+    #[arg(
+        required = true,
+        trailing_var_arg = true,
+        allow_hyphen_values = true,
+        value_name = "COMMAND"
+    )]
+    pub(crate) command: Vec<String>,
 }
 
 #[derive(Clone, Debug, Args)]

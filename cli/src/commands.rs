@@ -2,6 +2,7 @@
 
 mod act;
 mod advise;
+mod child_check;
 mod completion;
 mod dashboard;
 mod dead;
@@ -40,6 +41,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Outcome {
         Command::Dead(command) => block_on(dead::run(command, &global, ui)),
         Command::Stats(args) => block_on(stats::run(args, &global, ui)),
         Command::Advise(args) => block_on(advise::run(args, &global, ui)),
+        Command::ChildCheck(args) => child_check::run(args, ui),
         Command::Limits => limits::run(ui),
         Command::Completion { shell } => completion::run(shell, ui),
         topic @ (Command::ExitCodes | Command::Environment | Command::Json) => {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use millhand_broker::{JobPage, JobView, QueueView, Unreadable};
 use millhand_proto::limits::Limit;
 use millhand_proto::{AttemptLog, AttemptNote, JobId, LogLine, Payload, Progress, Receipt, State, Timestamp};
+use millhand_worker::child_check::{Checked, Verdict};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -386,6 +387,25 @@ impl JobList {
 pub(crate) struct Items<T> {
     pub(crate) schema: String,
     pub(crate) items: Vec<T>,
+}
+
+#[derive(Debug, Serialize)]
+pub(crate) struct CheckJson {
+    name: &'static str,
+    verdict: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+}
+
+impl From<Checked> for CheckJson {
+    fn from(Checked { name, verdict }: Checked) -> Self {
+        let (verdict, why) = match verdict {
+            Verdict::Passed => ("passed", None),
+            Verdict::Failed(why) => ("failed", Some(why)),
+            Verdict::Skipped(why) => ("skipped", Some(why.to_owned())),
+        };
+        Self { name, verdict, why }
+    }
 }
 
 #[derive(Debug, Serialize)]

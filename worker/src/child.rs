@@ -332,14 +332,14 @@ fn run(
         bytes: args,
     };
     let (result, cpu) = guarded(handler, args, cx.clone());
-    let cpu = Some(micros(cpu));
+    let cpu = micros(cpu);
     match result {
         Ok(handled) => {
             let (end, file) = carried(End::of(bounded(handled.outcome)));
             let done = Done {
                 run: micros(handled.run),
                 encode: micros(handled.encode),
-                cpu,
+                cpu: Some(cpu),
                 children: cx.take_children().iter().map(|parcel| parcel.encode().into()).collect(),
                 ..Done::only(id, end)
             };
@@ -347,8 +347,8 @@ fn run(
         }
         Err(error) => {
             let done = Done {
-                run: cpu.unwrap_or_default(),
-                cpu,
+                run: cpu,
+                cpu: Some(cpu),
                 ..Done::only(id, End::failed(error))
             };
             (done, None)

@@ -6,6 +6,7 @@
 
 mod attempt;
 mod child;
+pub mod child_check;
 mod context;
 mod crew;
 mod dispatch;

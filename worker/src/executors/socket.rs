@@ -161,7 +161,6 @@ impl Outbox {
             return Err(io::Error::other("too many descriptors wait to be sent"));
         }
         let sent = rustix::io::retry_on_intr(|| sendmsg(&socket, &rest, &mut control, SendFlags::NOSIGNAL))?;
-        drop(control);
         self.descriptors.clear();
         self.sent += sent;
         self.gone += sent as u64;
