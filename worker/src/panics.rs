@@ -128,13 +128,23 @@ fn of_the_handler(trace: &str) -> String {
     let machinery = |frame: &Vec<&str>| {
         frame[0].contains("millhand_worker::registry::")
             || frame[0].contains("handler_begins")
-            || frame.iter().skip(1).any(|at| at.contains(registry::FILE))
+            || frame.get(1).is_some_and(|at| is_in(registry::FILE, at))
     };
     let last = frames.iter().position(machinery).unwrap_or(frames.len());
     let kept = frames[..last].iter().take(FRAMES);
     kept.map(|frame| format!("  {}", frame.join("\n    ")))
         .collect::<Vec<_>>()
         .join("\n")
+}
+
+/// Whether a frame's line (`at FILE:LINE:COLUMN`, its path from the working folder on where it lies below)
+/// is in this file.
+fn is_in(file: &str, at: &str) -> bool {
+    let at = at.trim_start_matches("at ");
+    match at.strip_prefix("./") {
+        Some(below) => std::env::current_dir().is_ok_and(|here| here.join(below).to_string_lossy().starts_with(file)),
+        None => at.starts_with(file),
+    }
 }
 
 #[cfg(test)]
@@ -144,7 +154,7 @@ mod tests {
     #[inline(never)]
     fn deep(n: u32) -> u32 {
         if n == 0 {
-            let nothing: Option<u32> = "".chars().next().map(u32::from);
+            let nothing = std::hint::black_box(None::<u32>);
             return nothing.expect("something");
         }
         std::hint::black_box(deep(n - 1)) + 1

@@ -16,7 +16,7 @@ use crate::context::Context;
 use crate::failure::{Failure, with_sources};
 
 /// Where handlers are called: what lies below in a backtrace is machinery.
-pub(crate) const FILE: &str = file!();
+pub(crate) const FILE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/src/registry.rs:");
 
 /// The worker's policy for a task: what a job's producer did not set.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
