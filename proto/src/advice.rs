@@ -149,7 +149,7 @@ struct Measured<'a> {
     run: Duration,
     crashed: u64,
     /// The share of the run that was on a CPU. On a busy machine a run waits for its core too, and seems
-    /// to wait; so the runs that were disturbed least tell, when they tell of more.
+    /// to wait; so when the runs that were disturbed least computed, it computes.
     cpu: Option<f64>,
 }
 
@@ -191,7 +191,7 @@ impl<'a> Measured<'a> {
             run: run.quantile(0.5).unwrap_or_default(),
             crashed,
             cpu: profile.cpu_share().map(|share| match share {
-                ..COMPUTES => share.max(calm).min(1.0),
+                ..COMPUTES if calm >= COMPUTES => calm.min(1.0),
                 _ => share,
             }),
         }
@@ -274,7 +274,7 @@ impl<'a> Measured<'a> {
             format!("holds a {slot} while it waits {waits} of its time"),
             format!(
                 "as many can wait at once as there are async slots; with them one core does up to {} the jobs",
-                times(1.0 / cpu.max(0.001))
+                times(1.0 / cpu.max(0.01))
             ),
         ))
     }
