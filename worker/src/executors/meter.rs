@@ -111,12 +111,30 @@ impl RunQueue {
     }
 
     pub(super) fn waited(&self) -> Option<Duration> {
+        self.field(1)
+    }
+
+    /// How long it was on a core.
+    pub(super) fn ran(&self) -> Option<Duration> {
+        self.field(0)
+    }
+
+    fn field(&self, at: usize) -> Option<Duration> {
         let mut text = [0; 96];
         let length = self.0.read_at(&mut text, 0).ok()?;
         let text = std::str::from_utf8(text.get(..length)?).ok()?;
-        let nanos = text.split_ascii_whitespace().nth(1)?.parse().ok()?;
+        let nanos = text.split_ascii_whitespace().nth(at)?.parse().ok()?;
         Some(Duration::from_nanos(nanos))
     }
+}
+
+/// Whether a thread of this process runs or would like to: of the time since it last ran, nothing tells
+/// then what the scheduler took.
+pub(super) fn is_ready(thread: u32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/stat")).unwrap_or_default();
+    stat.rsplit(')')
+        .next()
+        .is_some_and(|rest| rest.trim_start().starts_with('R'))
 }
 
 /// Whether the scheduler's part can be told at all.

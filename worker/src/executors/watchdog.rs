@@ -95,6 +95,7 @@ struct Seen {
     since: u64,
     at: Instant,
     taken: Option<Duration>,
+    ran: Option<Duration>,
 }
 
 impl Polls {
@@ -202,18 +203,29 @@ impl Watchdog {
     /// A poll under way lasts long. Between two looks is known what of the time the scheduler took.
     fn look_at(&self, polls: &Polls, now: Instant) {
         let since = polls.since.load(Ordering::Acquire);
-        let queue = RunQueue::of(polls.thread.load(Ordering::Relaxed));
-        let taken = queue.and_then(|queue| queue.waited());
-        let seen = Seen { since, at: now, taken };
+        let thread = polls.thread.load(Ordering::Relaxed);
+        let queue = RunQueue::of(thread);
+        let taken = queue.as_ref().and_then(RunQueue::waited);
+        let ran = queue.as_ref().and_then(RunQueue::ran);
+        let seen = Seen {
+            since,
+            at: now,
+            taken,
+            ran,
+        };
         let mut last = polls.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(before) = last.filter(|before| before.since == since) else {
             *last = Some(seen);
             return;
         };
-        let others = taken
-            .zip(before.taken)
-            .map_or(Duration::ZERO, |(now, then)| now.saturating_sub(then));
+        let grown = |now: Option<Duration>, then: Option<Duration>| Some(now?.saturating_sub(then?));
+        let others = grown(taken, before.taken).unwrap_or_default();
         let own = now.duration_since(before.at).saturating_sub(others);
+        // A thread that waits for a core is told so only when it has got one.
+        let own = match grown(ran, before.ran) {
+            Some(ran) if meter::is_ready(thread) => own.min(ran),
+            _ => own,
+        };
         let whole = Duration::from_nanos(self.at(now).saturating_sub(since));
         if own > self.limit && !polls.told.swap(true, Ordering::Relaxed) {
             self.tell(polls, since, whole, true);
