@@ -22,6 +22,11 @@ enum Deed {
     Garbage,
     Big,
     Pid,
+    ExitWell,
+    Segfault,
+    Swallow,
+    Print,
+    Orphan,
 }
 
 macro_rules! task {
@@ -67,6 +72,32 @@ fn act(deed: Deed, cx: &Context) -> Result<Vec<u8>, Failure> {
         }
         Deed::Big => Ok(vec![0; millhand_proto::limits::RESULT_BYTES + 1]),
         Deed::Pid => Ok(std::process::id().to_be_bytes().to_vec()),
+        Deed::ExitWell => std::process::exit(0),
+        Deed::Segfault => {
+            let this = rustix::process::getpid();
+            rustix::process::kill_process(this, rustix::process::Signal::SEGV)?;
+            std::thread::sleep(Duration::from_secs(3600));
+            Ok(Vec::new())
+        }
+        Deed::Swallow => {
+            let mut all = Vec::new();
+            loop {
+                all.push(vec![1_u8; 1 << 20]);
+                std::hint::black_box(&all);
+            }
+        }
+        Deed::Print => {
+            let line = "x".repeat(1023);
+            for _ in 0..64 << 10 {
+                println!("{line}");
+            }
+            Ok(Vec::new())
+        }
+        Deed::Orphan => {
+            std::process::Command::new("sleep").arg("3600").spawn()?;
+            std::thread::sleep(Duration::from_millis(20));
+            Ok(Vec::new())
+        }
     }
 }
 
@@ -625,4 +656,240 @@ async fn a_thread_that_ignores_its_cancel_is_leaked_until_it_ends() {
     let ran = running.await.unwrap();
     assert!(matches!(ran.outcome, Outcome::Succeeded(_)), "{ran:?}");
     assert_eq!(*leaked.borrow(), 0);
+}
+
+async fn stopped_all(executors: Arc<Executors>) {
+    match Arc::try_unwrap(executors) {
+        Ok(executors) => executors.stop().await,
+        Err(_) => panic!("somebody still runs"),
+    }
+}
+
+fn cause(outcome: &Outcome) -> String {
+    match outcome {
+        Outcome::Crashed { cause, .. } => cause.code(),
+        other => panic!("{other:?} is no crash"),
+    }
+}
+
+/// Descriptors of this process.
+fn open_files() -> usize {
+    std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count)
+}
+
+#[tokio::test]
+async fn every_way_to_break_a_child_is_told_apart_and_costs_nobody_else_anything() {
+    let executors = executors();
+    let run_one = async |run| executors.run(run).await;
+    assert_eq!(number(run_one(deed("on-process", Deed::Add(1))).await.outcome), 2);
+    for (what, code) in [
+        (Deed::ExitWell, "exit_0"),
+        (Deed::Exit, "exit_3"),
+        (Deed::Segfault, "SIGSEGV"),
+        (Deed::Abort, "SIGABRT"),
+        (Deed::Garbage, "protocol"),
+    ] {
+        // A neighbour runs meanwhile, and is not disturbed.
+        let neighbour = run_one(deed("on-process", Deed::SpinUntilCancelled));
+        let stop = CancellationToken::new();
+        let broken = async {
+            let ran = run_one(deed("on-process", what)).await;
+            stop.cancel();
+            ran
+        };
+        let neighbour = async {
+            tokio::select! {
+                ended = neighbour => panic!("{what:?} ended its neighbour: {ended:?}"),
+                () = stop.cancelled() => {}
+            }
+        };
+        let (ran, ()) = tokio::join!(broken, neighbour);
+        assert_eq!(cause(&ran.outcome), code, "{what:?}");
+    }
+    let limit = 64 << 20;
+    let hungry = Run {
+        memory: Some(limit),
+        ..deed("on-process", Deed::Swallow)
+    };
+    let ran = run_one(hungry).await;
+    assert_eq!(cause(&ran.outcome), "memory_limit");
+    assert!(text(&ran.outcome).contains("may hold 64.0 MiB"), "{ran:?}");
+    assert!(ran.peak.unwrap() > limit, "{ran:?}");
+    println!("overshoot: {} MiB", (ran.peak.unwrap() - limit) >> 20);
+    executors.stop().await;
+    assert_eq!(tree::alive(std::process::id()), 0);
+}
+
+#[tokio::test]
+async fn what_a_job_prints_is_its_log_bounded_and_what_it_leaves_behind_ends_with_it() {
+    let executors = executors();
+    let print = deed("on-process", Deed::Print);
+    let log = print.log.clone();
+    assert!(matches!(executors.run(print).await.outcome, Outcome::Succeeded(_)));
+    let kept = log.take(1).unwrap().len();
+    assert!(kept > limits::LOG_BYTES / 2 && kept <= 2 * limits::LOG_BYTES, "{kept}");
+
+    let orphan = deed("on-process", Deed::Orphan);
+    let log = orphan.log.clone();
+    assert!(matches!(executors.run(orphan).await.outcome, Outcome::Succeeded(_)));
+    let said = String::from_utf8_lossy(&log.take(1).unwrap()).into_owned();
+    assert!(said.contains("left 1 process(es) behind"), "{said}");
+    executors.stop().await;
+    assert_eq!(tree::alive(std::process::id()), 0);
+}
+
+#[tokio::test]
+async fn at_the_soft_limit_a_job_is_asked_and_at_the_hard_one_killed() {
+    let executors = executors();
+    let soft = Duration::from_millis(100);
+    for task in ["on-process", "on-thread"] {
+        let asked = Run {
+            soft: Some(soft),
+            ..deed(task, Deed::SpinUntilCancelled)
+        };
+        assert_eq!(executors.run(asked).await.outcome, Outcome::TimedOut(soft), "{task}");
+    }
+    let hard = Duration::from_millis(300);
+    for task in ["on-process", "deaf"] {
+        let deaf = Run {
+            soft: Some(soft),
+            hard: Some(hard),
+            ..deed(task, Deed::Sleep)
+        };
+        assert_eq!(executors.run(deaf).await.outcome, Outcome::TimedOut(hard), "{task}");
+    }
+    executors.stop().await;
+}
+
+#[tokio::test]
+async fn a_child_is_replaced_after_its_jobs_by_one_that_was_started_before() {
+    let mut executors = executors();
+    let args = ["--exact", "executors::tests::child_main", "--nocapture"];
+    let command = processes::ChildCommand {
+        args: args.map(OsString::from).to_vec(),
+        ..processes::ChildCommand::this_program().unwrap()
+    };
+    let recycle = Recycle {
+        jobs: Some(20),
+        memory: None,
+    };
+    executors.processes = processes::Processes::new(command, 1, recycle);
+    let mut pids = Vec::new();
+    let mut waited = 0;
+    while pids.len() < 4 {
+        let ran = executors.run(deed("on-process", Deed::Pid)).await;
+        waited += usize::from(ran.start.is_some());
+        let pid = number(ran.outcome);
+        if pids.last() != Some(&pid) {
+            assert!(!pids.contains(&pid), "an old child came back");
+            pids.push(pid);
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    assert_eq!(waited, 1, "only the first job waited for a start");
+    executors.stop().await;
+}
+
+#[tokio::test]
+async fn many_small_jobs_share_few_children_and_each_gets_its_own_answer() {
+    let executors = Arc::new(executors());
+    let mut runs = tokio::task::JoinSet::new();
+    let mut pids = std::collections::HashSet::new();
+    for n in 0..3000_u32 {
+        let executors = Arc::clone(&executors);
+        runs.spawn(async move {
+            let what = if n % 3 == 0 { Deed::Pid } else { Deed::Add(n) };
+            let run = Run {
+                job: JobId::given(&n.to_string()),
+                ..deed("on-process", what)
+            };
+            (n, number(executors.run(run).await.outcome))
+        });
+        if n >= 100 {
+            let (n, got) = runs.join_next().await.unwrap().unwrap();
+            if n % 3 == 0 {
+                pids.insert(got);
+            } else {
+                assert_eq!(got, n + 1);
+            }
+        }
+    }
+    while let Some(ran) = runs.join_next().await {
+        let (n, got) = ran.unwrap();
+        assert!(n % 3 == 0 || got == n + 1);
+    }
+    assert!(pids.len() <= 3, "{pids:?}: two children and a spare");
+    stopped_all(executors).await;
+}
+
+#[tokio::test]
+async fn children_killed_at_any_moment_lose_and_hang_nothing() {
+    let kills = if std::env::var_os("MILLHAND_LONG").is_some() {
+        1000
+    } else {
+        40
+    };
+    let executors = Arc::new(executors());
+    let files = open_files();
+    let mut seed = crate::crew::random();
+    println!("seed {seed}");
+    let (mut crashed, mut ended) = (0, 0);
+    for _ in 0..kills {
+        let mut runs = tokio::task::JoinSet::new();
+        for n in 0..8_u32 {
+            let executors = Arc::clone(&executors);
+            runs.spawn(async move {
+                let run = Run {
+                    job: JobId::given(&n.to_string()),
+                    ..deed("on-process", Deed::Add(n))
+                };
+                (n, executors.run(run).await.outcome)
+            });
+        }
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
+        let moment = Duration::from_micros((seed >> 33) % 3000);
+        tokio::time::sleep(moment).await;
+        if let Some(child) = tree::descendants(std::process::id()).first() {
+            let pid = rustix::process::Pid::from_raw(i32::try_from(*child).unwrap()).unwrap();
+            let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+        }
+        while let Some(ran) = runs.join_next().await {
+            match ran.unwrap() {
+                (n, outcome @ Outcome::Succeeded(_)) => assert_eq!(number(outcome), n + 1),
+                (_, Outcome::Crashed { cause, .. }) => {
+                    assert_eq!(cause.code(), "SIGKILL");
+                    crashed += 1;
+                }
+                // A child that was killed while it started.
+                (_, outcome @ Outcome::Failed { .. }) => {
+                    assert!(
+                        text(&outcome).contains("no child process could be started"),
+                        "{outcome:?}"
+                    );
+                }
+                other => panic!("{other:?}"),
+            }
+            ended += 1;
+        }
+    }
+    println!("{ended} jobs, {crashed} crashed");
+    assert_eq!(ended, kills * 8);
+    stopped_all(executors).await;
+    assert_eq!(tree::alive(std::process::id()), 0);
+    assert!(open_files() <= files, "descriptors stay behind");
+}
+
+#[tokio::test]
+async fn big_arguments_reach_a_child_beside_its_socket() {
+    let executors = executors();
+    for bytes in [300_usize << 10, 15 << 20, 64 << 20] {
+        // Not what the task takes, which the child can only say after it has read all of it.
+        let args = Payload::encode(&"x".repeat(bytes)).unwrap();
+        let refused = executors.run(run("on-process", args)).await.outcome;
+        assert!(
+            matches!(&refused, Outcome::Fatal { reason, .. } if reason == "bad_arguments"),
+            "{refused:?}"
+        );
+    }
+    executors.stop().await;
 }

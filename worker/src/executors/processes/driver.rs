@@ -441,9 +441,19 @@ impl<'p> Driver<'p> {
 
     fn done(&mut self, done: Done, start: Option<Duration>) -> Result<(), FrameError> {
         if matches!(done.end, End::Back(())) {
-            let at = self.held.iter().skip(1).position(|ask| ask.run.job == done.job);
-            let ask = at.and_then(|at| self.held.remove(at + 1));
-            self.left.push(ask.ok_or(FrameError::OtherJob(done.job))?);
+            // The job before it may have been answered meanwhile: it may be the first by now.
+            let at = self.held.iter().position(|ask| ask.run.job == done.job);
+            let ask = at.and_then(|at| self.held.remove(at));
+            let ask = ask.ok_or(FrameError::OtherJob(done.job))?;
+            if at == Some(0) {
+                self.front = Front::now();
+            }
+            if ask.run.stop.asked.is_cancelled() {
+                let outcome = ask.run.stop.outcome();
+                ask.answer(Ended::only(outcome));
+            } else {
+                self.left.push(ask);
+            }
             return Ok(());
         }
         let log = self.first(done.job)?.run.log.clone();
