@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::io::Write;
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -169,16 +168,17 @@ impl Line {
                 watcher.unpark();
             }
             let (done, file) = run(registry, states, job, args, cancelled, self.sink(id));
-            self.busy.store(0, Ordering::SeqCst);
             *self.running() = None;
-            // What the job printed comes before its answer.
-            let _ = std::io::stdout().flush();
+            // Standard output is not flushed here: it ends lines by itself, and `main` may hold its lock.
             let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
             match file {
                 Some(file) => outgoing.push_with(&Frame::Done(vec![done]), file)?,
                 None => outgoing.push(&Frame::Done(vec![done]))?,
             }
             outgoing.send_all(&self.socket)?;
+            drop(outgoing);
+            // Until then the end of the worker is watched for.
+            self.busy.store(0, Ordering::SeqCst);
         }
     }
 
