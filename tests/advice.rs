@@ -17,6 +17,8 @@ const NAME: &str = "advice_names_an_executor_that_is_within_15_percent_of_the_be
 /// Tasks that are drawn, and how long each is measured on each executor.
 const SHORT: (usize, Duration) = (8, Duration::from_millis(400));
 const LONG: (usize, Duration) = (40, Duration::from_millis(800));
+/// How often each executor is measured with each task.
+const ROUNDS: usize = 3;
 /// Jobs that are measured at least: the adviser wants 50.
 const LEAST: f64 = 60.0;
 /// What a job costs on top, roughly; only to guess how many jobs fill the time.
@@ -203,11 +205,8 @@ async fn judge(work: Work, span: Duration) -> usize {
             (follow(m, &advice), advice)
         })
         .collect();
-    // Others use the machine too: who seems to be slow is measured again, with the others, and the best counts.
-    for _ in 0..3 {
-        if advised.iter().all(|(executor, _)| enough(rates(&measured), *executor)) {
-            break;
-        }
+    // Others use the machine too: all three are measured in turn, equally often, and the best of each counts.
+    for _ in 1..ROUNDS {
         for measured in &mut measured {
             let again = measure(measured.executor, work, span).await;
             measured.rate = measured.rate.max(again.rate);

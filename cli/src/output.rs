@@ -6,6 +6,7 @@ use std::io::{self, BufRead, ErrorKind, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 use millhand_proto::State;
+use millhand_proto::words;
 pub(crate) use millhand_proto::words::{clean, grouped, plural};
 use serde::Serialize;
 
@@ -269,11 +270,9 @@ pub(crate) fn shorten(text: &str, most: usize) -> String {
 
 /// `812 bytes`, `4.2 KiB`.
 pub(crate) fn bytes(count: usize) -> String {
-    let number = f64::from(u32::try_from(count).unwrap_or(u32::MAX));
-    match count {
-        0..1024 => plural(count as u64, "byte"),
-        1024..1_048_576 => format!("{:.1} KiB", number / 1024.0),
-        _ => format!("{:.1} MiB", number / 1_048_576.0),
+    match count as u64 {
+        few @ 0..1024 => plural(few, "byte"),
+        many => words::bytes(many),
     }
 }
 

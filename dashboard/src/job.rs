@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use askama::Template;
 use millhand_broker::JobView;
-use millhand_proto::words::{clean, compact, human, plural};
+use millhand_proto::words::{bytes, clean, compact, human, plural};
 use millhand_proto::{AttemptLog, AttemptNote, Codec, Payload, Progress, Receipt, State, Timestamp};
 
 use crate::chart::{self, Phase, Svg};
@@ -285,7 +285,7 @@ impl Log {
 
 impl Value {
     fn of(name: &'static str, payload: &Payload) -> Self {
-        let size = say::bytes(payload.bytes.len());
+        let size = bytes(payload.bytes.len() as u64);
         let codec = match payload.codec {
             Codec::Json => "JSON",
             Codec::MessagePack => "MessagePack",

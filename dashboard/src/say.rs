@@ -105,15 +105,6 @@ fn format_time(at: Timestamp, how: &str) -> String {
     )
 }
 
-/// Bytes in binary units.
-pub(crate) fn bytes(number: usize) -> String {
-    match number {
-        0..1024 => format!("{number} B"),
-        1024..1_048_576 => format!("{:.1} KiB", number as f64 / 1024.0),
-        _ => format!("{:.1} MiB", number as f64 / 1_048_576.0),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -134,7 +125,6 @@ mod tests {
             (share(0, 0), share(0, 5), share(13, 1000)),
             (UNKNOWN.into(), "0.0 %".into(), "1.3 %".into())
         );
-        assert_eq!([bytes(12), bytes(2048), bytes(3 << 20)], ["12 B", "2.0 KiB", "3.0 MiB"]);
     }
 
     #[test]

@@ -99,6 +99,16 @@ limits! {
     LOG_LINE_BYTES: usize = 4 << 10, "line of a log", "4 KiB", "a longer line is cut";
     /// Running jobs whose progress a worker tells with its beat.
     PROGRESS_JOBS: usize = 100, "progress", "100 jobs", "how many running jobs of one worker are told of with each beat; those that run longest come first";
+    /// Bytes of arguments or results that go to and from a child beside its socket.
+    SHARED_OVER: usize = 256 << 10, "beside the socket", "over 256 KiB", "arguments and results that go to and from a child by descriptor";
+    /// Bytes that may go by descriptor.
+    SHARED_BYTES: usize = 256 << 20, "by descriptor, at most", "256 MiB", "of one payload; the arguments' own limit is lower";
+    /// Jobs that a child may hold at once.
+    CHILD_JOBS: usize = 64, "jobs in a child", "64", "16 of them are given, and only while they take under 0.5 ms in the mean";
+    /// How long a child is kept without a job.
+    CHILD_IDLE: Duration = Duration::from_secs(300), "idle child", "5 min", "then a child without a job is ended";
+    /// How long a child may take to start.
+    CHILD_START: Duration = Duration::from_secs(30), "start of a child", "30 s", "until its hello; then it is killed and the attempt fails";
     /// Crashes of its process before the job is dead.
     CRASHES: u32 = 3, "crashes", "3", "by default; so many crashed attempts of one job, and it is dead with crashed; they are not counted as retries";
     /// How long a poll may hold a thread of the async executor, by default.

@@ -102,9 +102,27 @@ pub fn three(number: f64) -> String {
     }
 }
 
+/// Bytes in binary units: `812 B`, `4.2 KiB`, `512.0 MiB`, `1.5 GiB`.
+#[must_use]
+pub fn bytes(number: u64) -> String {
+    let of = |unit: u64| number as f64 / unit as f64;
+    match number {
+        0..1024 => format!("{number} B"),
+        1024..1_048_576 => format!("{:.1} KiB", of(1 << 10)),
+        1_048_576..1_073_741_824 => format!("{:.1} MiB", of(1 << 20)),
+        _ => format!("{:.1} GiB", of(1 << 30)),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bytes_have_their_unit() {
+        let said = [12, 2048, 3 << 20, 3 << 29].map(bytes);
+        assert_eq!(said, ["12 B", "2.0 KiB", "3.0 MiB", "1.5 GiB"]);
+    }
 
     #[test]
     fn spans_have_three_figures() {

@@ -19,10 +19,10 @@ use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Facts, States};
 use crate::executors::frames::{
-    Carried, Done, End, Frame, FrameError, Hello, LogLine, Progress, RunJob, VERSION, WINDOW, micros,
+    Carried, Done, End, Frame, FrameError, Hello, LogLine, Progress, RunJob, VERSION, micros,
 };
 use crate::executors::guarded;
-use crate::executors::shared::{self, SHARED_BYTES, SHARED_OVER};
+use crate::executors::shared;
 use crate::executors::socket::{Inbox, Outbox};
 use crate::log::{Said, Sink};
 use crate::registry::{Handler, Registry};
@@ -120,7 +120,7 @@ fn try_serve(registry: Arc<Registry>, states: Arc<States>) -> Result<Infallible,
         version: VERSION,
         pid: std::process::id(),
         tasks: tasks.map(|(name, _)| name.clone()).collect(),
-        window: WINDOW,
+        window: limits::CHILD_JOBS,
         descriptors: true,
     }))?;
     let (server, watcher) = (Arc::clone(&line), std::thread::current());
@@ -236,7 +236,7 @@ impl Line {
                             length: None,
                         };
                         let carried = std::mem::replace(&mut job.args, none);
-                        let args = inbox.payload(carried, SHARED_BYTES)?;
+                        let args = inbox.payload(carried, limits::SHARED_BYTES as u64)?;
                         jobs.push_back((job, args));
                     }
                 }
@@ -363,7 +363,7 @@ fn carried(end: End) -> (End, Option<std::os::fd::OwnedFd>) {
             codec,
             bytes: Some(bytes),
             ..
-        }) if bytes.len() > SHARED_OVER => match shared::write(&bytes) {
+        }) if bytes.len() > limits::SHARED_OVER => match shared::write(&bytes) {
             Ok(file) => {
                 let length = Some(bytes.len() as u64);
                 let carried = Carried {

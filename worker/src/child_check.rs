@@ -9,7 +9,9 @@ use bytes::Bytes;
 use millhand_proto::{Codec, JobId, Payload, TaskName, limits};
 
 use self::session::Session;
-use crate::executors::frames::{End, Hello, VERSION, WINDOW};
+use millhand_proto::limits::CHILD_JOBS;
+
+use crate::executors::frames::{End, Hello, VERSION};
 
 /// What is tried, and how.
 #[derive(Clone, Debug)]
@@ -181,8 +183,8 @@ fn hello(trial: &Trial) -> Tried {
     if *pid != child.pid() {
         return fail(format!("it says that it is process {pid}, and it is {}", child.pid()));
     }
-    if !(1..=WINDOW).contains(window) {
-        return fail(format!("its window is {window}, and not between 1 and {WINDOW}"));
+    if !(1..=CHILD_JOBS).contains(window) {
+        return fail(format!("its window is {window}, and not between 1 and {CHILD_JOBS}"));
     }
     match &trial.job {
         Some((task, _)) if !tasks.contains(task) => fail(format!("it does not name task {task}")),

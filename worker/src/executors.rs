@@ -19,6 +19,7 @@ pub(crate) mod watchdog;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use millhand_proto::words::bytes;
 use millhand_proto::{CrashCause, ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName, Timestamp};
 use tokio_util::sync::CancellationToken;
 
@@ -161,7 +162,7 @@ impl Run {
     fn over_memory(&self, held: Option<u64>) -> Option<Outcome> {
         let limit = self.memory?;
         let held = held.filter(|held| *held > limit)?;
-        let (held, limit) = (tree::in_words(held), tree::in_words(limit));
+        let (held, limit) = (bytes(held), bytes(limit));
         Some(Outcome::Crashed {
             cause: CrashCause::Memory,
             error: ErrorText::new(format!("killed: it held {held} of memory and may hold {limit}")),

@@ -13,9 +13,6 @@ pub(crate) const VERSION: u32 = 1;
 /// Bytes of one frame after its length: the largest arguments or children, and some room.
 pub(crate) const FRAME_BYTES: usize = 18 << 20;
 
-/// Jobs that a child may hold at once, at the most.
-pub(crate) const WINDOW: usize = 64;
-
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Frame {
     /// Child to worker, once.

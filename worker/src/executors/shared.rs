@@ -9,12 +9,6 @@ use bytes::Bytes;
 
 use super::frames::FrameError;
 
-/// Arguments of more bytes go by descriptor. Below, the socket is as fast (docs/benchmarks.md).
-pub(crate) const SHARED_OVER: usize = 256 << 10;
-
-/// Bytes of one such payload, at the most.
-pub(crate) const SHARED_BYTES: u64 = 256 << 20;
-
 /// A new file with these bytes that nobody can change any more.
 #[cfg(target_os = "linux")]
 pub(crate) fn write(bytes: &[u8]) -> std::io::Result<OwnedFd> {

@@ -49,16 +49,6 @@ fn started(pid: u32) -> Vec<u32> {
     found
 }
 
-/// Bytes as people read them: `512.0 MiB`.
-pub(super) fn in_words(bytes: u64) -> String {
-    let (unit, name) = if bytes >= 1 << 30 {
-        (1 << 30, "GiB")
-    } else {
-        (1 << 20, "MiB")
-    };
-    format!("{}.{} {name}", bytes / unit, bytes % unit * 10 / unit)
-}
-
 #[cfg(test)]
 #[cfg(target_os = "linux")]
 mod tests {
@@ -80,6 +70,5 @@ mod tests {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         shell.wait().unwrap();
         assert_eq!((resident(shell.id()), alive(shell.id())), (None, 0));
-        assert_eq!(in_words((3 << 30) / 2), "1.5 GiB");
     }
 }

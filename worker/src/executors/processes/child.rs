@@ -9,20 +9,18 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millhand_proto::CrashCause;
+use millhand_proto::limits::{CHILD_JOBS, CHILD_START};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::Command;
 
-use super::super::frames::{Frame, FrameError, VERSION, WINDOW};
+use super::super::frames::{Frame, FrameError, VERSION};
 use super::super::group::{Group, end, end_in_words};
 use super::super::lines::Lines;
 use super::super::socket::{Inbox, Outbox};
 use crate::child::CHILD_VARIABLE;
 use crate::log::{JobLog, Source};
-
-/// How long a child may take to say hello: all of the program's `main` before `run` runs in it.
-const HELLO: Duration = Duration::from_secs(30);
 
 /// How long the end, and the last words, of a child are waited for that closed its socket.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -149,11 +147,11 @@ impl Child {
         let started = Instant::now();
         let log = JobLog::default();
         let mut child = Self::spawn(command).map_err(|error| error.to_string())?;
-        let hello = tokio::time::timeout(HELLO, child.next_while_printing(&log)).await;
+        let hello = tokio::time::timeout(CHILD_START, child.next_while_printing(&log)).await;
         let why = match hello {
             Ok(Ok(Some(Frame::Hello(hello)))) if hello.version == VERSION => {
                 child.start = started.elapsed();
-                child.window = hello.window.clamp(1, WINDOW);
+                child.window = hello.window.clamp(1, CHILD_JOBS);
                 child.descriptors = hello.descriptors;
                 tracing::debug!(pid = hello.pid, tasks = hello.tasks.len(), start = ?child.start, "a child is ready");
                 return Ok(child);
@@ -164,7 +162,7 @@ impl Child {
             Ok(Ok(Some(_))) => "it did not say hello first".to_owned(),
             Ok(Ok(None)) => return Err(child.broken(None, &log).await.1),
             Ok(Err(error)) => return Err(child.broken(Some(error), &log).await.1),
-            Err(_) => format!("it did not say hello within {HELLO:?}"),
+            Err(_) => format!("it did not say hello within {CHILD_START:?}"),
         };
         child.kill().await;
         Err(why)

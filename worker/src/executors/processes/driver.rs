@@ -13,7 +13,7 @@ use tokio::time::Sleep;
 use super::super::frames::{
     Cancel, Carried, Done, End, FRAME_BYTES, Frame, FrameError, RunJob, failure, millis, parcels,
 };
-use super::super::shared::{self, SHARED_BYTES, SHARED_OVER};
+use super::super::shared;
 use super::super::{Ended, GRACE, LOOK, LOOK_LAZILY, Run, tree};
 use super::child::{Child, Heard};
 use super::pool::{Ask, Pool};
@@ -239,7 +239,7 @@ impl<'p> Driver<'p> {
     async fn give_first(&mut self, ask: Ask) -> Result<(), FrameError> {
         self.front = Front::now();
         let args = &ask.run.args;
-        if self.child.descriptors && args.bytes.len() > SHARED_OVER && shared_length(args).is_some() {
+        if self.child.descriptors && args.bytes.len() > limits::SHARED_OVER && shared_length(args).is_some() {
             let bytes = args.bytes.clone();
             let file = tokio::task::spawn_blocking(move || shared::write(&bytes)).await;
             let file = file.map_err(std::io::Error::other).flatten();
@@ -278,7 +278,7 @@ impl<'p> Driver<'p> {
         };
         let mut jobs = Vec::new();
         while self.held.len() < depth {
-            let fits = |run: &Run| !run.suspect && run.args.bytes.len() <= SHARED_OVER / DEPTH;
+            let fits = |run: &Run| !run.suspect && run.args.bytes.len() <= limits::SHARED_OVER / DEPTH;
             let Some(ask) = self.pool.more(fits) else { break };
             jobs.push(job(&ask.run, false));
             self.held.push_back(ask);
@@ -508,7 +508,7 @@ impl<'p> Driver<'p> {
                 )),
             });
         }
-        let bytes = self.child.inbox.payload(carried, SHARED_BYTES)?;
+        let bytes = self.child.inbox.payload(carried, limits::RESULT_BYTES as u64)?;
         Ok(Outcome::Succeeded(Payload { codec, bytes }))
     }
 
@@ -542,8 +542,7 @@ impl<'p> Driver<'p> {
 }
 
 fn shared_length(args: &Payload) -> Option<u64> {
-    let length = u64::try_from(args.bytes.len()).ok()?;
-    (length <= SHARED_BYTES).then_some(length)
+    (args.bytes.len() <= limits::SHARED_BYTES).then_some(args.bytes.len() as u64)
 }
 
 /// The job as its child learns of it, the arguments in the frame or in a file beside it.

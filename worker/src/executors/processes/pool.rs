@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
+use millhand_proto::limits;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -11,9 +11,6 @@ use tokio_util::task::TaskTracker;
 use super::super::{Ended, Run, tree};
 use super::child::{Child, ChildCommand};
 use super::{Recycle, driver};
-
-/// How long a child may have nothing to do before it is ended.
-const IDLE: Duration = Duration::from_secs(300);
 
 /// A job for a child, and who waits for its end.
 pub(super) struct Ask {
@@ -107,7 +104,7 @@ impl Pool {
 
     /// The next job for a driver that has none; `None` when it is not needed any more.
     pub(super) async fn take(&self) -> Option<Ask> {
-        let idle = tokio::time::sleep(IDLE);
+        let idle = tokio::time::sleep(limits::CHILD_IDLE);
         tokio::pin!(idle);
         loop {
             {
