@@ -50,7 +50,7 @@ use millhand_broker::BackendUrl;
 pub use millhand_broker::{Acted, Backend, JobFilter, JobPage, JobView, QueueView, WorkerHealth, WorkerView};
 pub use millhand_client::{Admin, Client, ConnectError, EnqueueError, Enqueued, Handle, Job, JobFailure, WaitError};
 pub use millhand_proto::{
-    AttemptLog, Class, Count, Histogram, JobId, LogLine, LogSource, Measure, Numbers, Payload, Profile, Progress,
+    AttemptLog, Blob, Class, Count, Histogram, JobId, LogLine, LogSource, Measure, Numbers, Payload, Profile, Progress,
     QueueName, Receipt, RetryWish, State, Tally, Task, TaskName, TimeLimits, Timestamp, advice, limits,
 };
 pub use millhand_worker::{

@@ -73,6 +73,75 @@ impl Pairs {
     }
 }
 
+/// A figure beside the same of something bare, in the same rounds.
+#[derive(Debug, Serialize)]
+pub(crate) struct Beside {
+    pub(crate) what: String,
+    pub(crate) beside: String,
+    pub(crate) unit: &'static str,
+    pub(crate) ours: Spread,
+    pub(crate) bare: Spread,
+    /// Ours divided by the bare one's of the same round.
+    pub(crate) ratio: Spread,
+    /// What the ratio's median is to reach, in words.
+    pub(crate) goal: Option<String>,
+    pub(crate) reached: Option<bool>,
+}
+
+impl Beside {
+    /// `rounds`: ours and the bare figure of each.
+    pub(crate) fn of(
+        what: impl Into<String>,
+        beside: impl Into<String>,
+        unit: &'static str,
+        rounds: impl IntoIterator<Item = (f64, f64)>,
+    ) -> Self {
+        let rounds: Vec<_> = rounds.into_iter().collect();
+        Self {
+            what: what.into(),
+            beside: beside.into(),
+            unit,
+            ours: Spread::of(rounds.iter().map(|r| r.0)),
+            bare: Spread::of(rounds.iter().map(|r| r.1)),
+            ratio: Spread::of(rounds.iter().map(|(ours, bare)| ours / bare)),
+            goal: None,
+            reached: None,
+        }
+    }
+
+    pub(crate) fn at_most(self, goal: f64) -> Self {
+        Self {
+            reached: Some(self.ratio.median <= goal),
+            goal: Some(format!("≤ {goal} ×")),
+            ..self
+        }
+    }
+
+    /// At most that times the bare figure, or so much more than it.
+    pub(crate) fn at_most_or_more(self, goal: f64, more: f64) -> Self {
+        let reached = self.ratio.median <= goal || self.ours.median <= self.bare.median + more;
+        Self {
+            reached: Some(reached),
+            goal: Some(format!("≤ {goal} ×, or + {more} {}", self.unit)),
+            ..self
+        }
+    }
+
+    pub(crate) fn at_least(self, goal: f64) -> Self {
+        Self {
+            reached: Some(self.ratio.median >= goal),
+            goal: Some(format!("≥ {goal} ×")),
+            ..self
+        }
+    }
+}
+
+/// The value that half of them do not exceed, in microseconds.
+pub(crate) fn median_micros(mut times: Vec<Duration>) -> f64 {
+    times.sort_unstable();
+    times.get(times.len() / 2).map_or(0.0, |time| time.as_secs_f64() * 1e6)
+}
+
 /// Times of single things, in microseconds.
 #[derive(Debug, Serialize)]
 pub(crate) struct Times {
@@ -106,9 +175,16 @@ pub(crate) struct Number {
     pub(crate) what: String,
     pub(crate) value: f64,
     pub(crate) unit: &'static str,
-    /// No more than that.
-    pub(crate) goal: Option<f64>,
+    pub(crate) goal: Option<Goal>,
     pub(crate) reached: Option<bool>,
+}
+
+/// What a number is to reach.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Goal {
+    AtMost(f64),
+    AtLeast(f64),
 }
 
 impl Number {
@@ -125,7 +201,15 @@ impl Number {
     pub(crate) fn at_most(self, goal: f64) -> Self {
         Self {
             reached: Some(self.value <= goal),
-            goal: Some(goal),
+            goal: Some(Goal::AtMost(goal)),
+            ..self
+        }
+    }
+
+    pub(crate) fn at_least(self, goal: f64) -> Self {
+        Self {
+            reached: Some(self.value >= goal),
+            goal: Some(Goal::AtLeast(goal)),
             ..self
         }
     }

@@ -103,6 +103,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
             Baseline::of("raw round trip", 1e6 / float(times[0].p50), 1.0 / QUIET_TRIP),
         ],
         pairs,
+        beside: Vec::new(),
         times: times.into(),
         numbers,
     })

@@ -87,6 +87,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
             ("few jobs", FEW),
         ],
         pairs: Vec::new(),
+        beside: Vec::new(),
         times: vec![
             few,
             many,

@@ -1,5 +1,6 @@
 //! Millhand's benches: each figure beside a raw loop in the same run (`docs/benchmarks.md`).
 
+mod executors;
 mod figures;
 mod fleet;
 mod ladder;
@@ -22,14 +23,23 @@ use anyhow::Result;
 use self::options::{Options, USAGE};
 
 fn main() -> Result<()> {
-    let mut out = std::io::stdout().lock();
+    if executors::is_echo() {
+        return executors::echo();
+    }
+    let mut out = std::io::stdout();
     let Some(options) = Options::of(std::env::args().skip(1))? else {
         writeln!(out, "{USAGE}")?;
         return Ok(());
     };
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let report = runtime.block_on(async {
+    let mut runtime = if options.bench == "executors" {
+        // As a worker's loop runs.
+        tokio::runtime::Builder::new_current_thread()
+    } else {
+        tokio::runtime::Builder::new_multi_thread()
+    };
+    let report = runtime.enable_all().build()?.block_on(async {
         match options.bench.as_str() {
+            "executors" => executors::run(&options).await,
             "fleet" => fleet::run(&options).await,
             "ladder" => ladder::run(&options).await,
             _ => sqlite::run(&options).await,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-pub(crate) const USAGE: &str = "millhand-bench sqlite|fleet|ladder [OPTIONS] [--json]
+pub(crate) const USAGE: &str = "millhand-bench sqlite|fleet|ladder|executors [OPTIONS] [--json]
 
 sqlite: one SQLite file beside a raw table
   --jobs N         jobs of each enqueue and drain (20000)
@@ -23,6 +23,10 @@ ladder: how late delayed jobs start
   --jobs N         jobs due within one minute (100000)
   --pack N         jobs per parcel (1)
 
+executors: each executor beside the bare thing that it is made of
+  --jobs N         jobs of each measurement (20000)
+  --rounds N       measurements of each (7)
+
 fleet and ladder start servers of their own, or use what is there
   --broker URL     amqp://…, where the vhost has no namespace `bench` that is in use
   --store URL      redis://…
@@ -30,7 +34,7 @@ fleet and ladder start servers of their own, or use what is there
   --json           the same as JSON";
 
 /// The benches, with the options that each has.
-const BENCHES: [(&str, &[&str]); 3] = [
+const BENCHES: [(&str, &[&str]); 4] = [
     (
         "sqlite",
         &["--jobs", "--rounds", "--pack", "--trips", "--idle", "--dir"],
@@ -42,6 +46,7 @@ const BENCHES: [(&str, &[&str]); 3] = [
         ],
     ),
     ("ladder", &["--jobs", "--pack", "--broker", "--store"]),
+    ("executors", &["--jobs", "--rounds"]),
 ];
 
 /// What to measure.

@@ -4,7 +4,7 @@ use std::io::{Result, Write};
 
 use serde::Serialize;
 
-use crate::figures::{Baseline, Number, Pairs, Spread, Times};
+use crate::figures::{Baseline, Beside, Goal, Number, Pairs, Spread, Times};
 use crate::machine::Machine;
 
 /// All of one run.
@@ -14,6 +14,7 @@ pub(crate) struct Report {
     /// What was measured with.
     pub(crate) settings: Vec<(&'static str, usize)>,
     pub(crate) pairs: Vec<Pairs>,
+    pub(crate) beside: Vec<Beside>,
     pub(crate) times: Vec<Times>,
     pub(crate) numbers: Vec<Number>,
     pub(crate) baselines: Vec<Baseline>,
@@ -24,9 +25,9 @@ fn verdict(reached: bool) -> &'static str {
 }
 
 /// The goal and whether it was reached; nothing where there is none.
-fn goal(sign: char, goal: Option<f64>, reached: Option<bool>) -> String {
+fn goal(goal: Option<String>, reached: Option<bool>) -> String {
     goal.zip(reached)
-        .map(|(goal, reached)| format!("{sign} {goal}: {}", verdict(reached)))
+        .map(|(goal, reached)| format!("{goal}: {}", verdict(reached)))
         .unwrap_or_default()
 }
 
@@ -40,12 +41,19 @@ impl Report {
         if !self.pairs.is_empty() {
             pairs(&self.pairs, out)?;
         }
+        if !self.beside.is_empty() {
+            beside(&self.beside, out)?;
+        }
         if !self.times.is_empty() {
             times(&self.times, out)?;
         }
         writeln!(out)?;
         for row in &self.numbers {
-            let goal = goal('≤', row.goal, row.reached);
+            let wanted = row.goal.map(|goal| match goal {
+                Goal::AtMost(goal) => format!("≤ {goal}"),
+                Goal::AtLeast(goal) => format!("≥ {goal}"),
+            });
+            let goal = goal(wanted, row.reached);
             writeln!(out, "{:<58} {:>12.2} {:<12} {goal}", row.what, row.value, row.unit)?;
         }
         for row in &self.baselines {
@@ -78,7 +86,30 @@ fn pairs(rows: &[Pairs], out: &mut impl Write) -> Result<()> {
             format!("{median:.2} ({min:.2} to {max:.2})"),
             row.raw_cpu.median,
             row.millhand_cpu.median,
-            goal('≥', row.goal, row.reached)
+            goal(row.goal.map(|goal| format!("≥ {goal}")), row.reached)
+        )?;
+    }
+    Ok(())
+}
+
+fn beside(rows: &[Beside], out: &mut impl Write) -> Result<()> {
+    writeln!(
+        out,
+        "\n{:<42} {:<38} {:>10} {:>10} {:>5} {:>24}   goal",
+        "Millhand", "beside", "millhand", "bare", "", "ratio (min to max)"
+    )?;
+    for row in rows {
+        let Spread { median, min, max } = row.ratio;
+        writeln!(
+            out,
+            "{:<42} {:<38} {:>10.2} {:>10.2} {:>5} {:>24}   {}",
+            row.what,
+            row.beside,
+            row.ours.median,
+            row.bare.median,
+            row.unit,
+            format!("{median:.2} ({min:.2} to {max:.2})"),
+            goal(row.goal.clone(), row.reached)
         )?;
     }
     Ok(())

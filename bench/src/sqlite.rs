@@ -63,6 +63,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
             Pairs::of("enqueue", options.jobs, Some(ENQUEUE), &enqueues),
             Pairs::of("drain", options.jobs, Some(DRAIN), &drains),
         ],
+        beside: Vec::new(),
         times,
         numbers: vec![Number::idle(&idle)],
         baselines: Vec::new(),

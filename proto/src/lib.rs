@@ -33,7 +33,7 @@ pub use id::{JobId, Mailbox, RecordKey, WorkerId};
 pub use log::{AttemptLog, LogLine, LogSource, Progress};
 pub use name::{NameError, Namespace, QueueName, TaskName};
 pub use outcome::{AttemptEnd, CrashCause, ErrorText, Outcome};
-pub use payload::{Codec, Payload, PayloadError};
+pub use payload::{Blob, Codec, Payload, PayloadError};
 pub use policy::{RetryPolicy, RetryWish, TimeLimits};
 pub use profile::{Measure, Profile};
 pub use receipt::Receipt;

@@ -1,9 +1,12 @@
 //! Opaque values: the arguments and the result of a job.
 
+mod blob;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+pub use self::blob::Blob;
 use crate::wire::prescan;
 
 /// How a payload is encoded (`ct` on the wire).
@@ -115,7 +118,7 @@ impl Payload {
         match self.codec {
             Codec::MessagePack => {
                 prescan::whole(&self.bytes)?;
-                rmp_serde::from_slice(&self.bytes).map_err(PayloadError::MessagePack)
+                blob::sharing(&self.bytes, || rmp_serde::from_slice(&self.bytes)).map_err(PayloadError::MessagePack)
             }
             Codec::Json => serde_json::from_slice(&self.bytes).map_err(PayloadError::Json),
         }

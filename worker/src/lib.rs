@@ -5,6 +5,7 @@
 //! one function, `executors` where jobs run.
 
 mod attempt;
+mod bare;
 mod child;
 pub mod child_check;
 mod context;
@@ -20,6 +21,8 @@ mod room;
 mod tally;
 mod worker;
 
+#[doc(hidden)]
+pub use bare::Bare;
 pub use context::{Context, EnqueueError, MissingState};
 pub use executors::Recycle;
 pub use failure::{Failure, snooze};

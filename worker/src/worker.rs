@@ -8,6 +8,7 @@ use millhand_broker::Backend;
 use millhand_proto::{NameError, QueueName, Task, TaskName, limits};
 use tokio_util::sync::CancellationToken;
 
+use crate::bare::Bare;
 use crate::child;
 use crate::context::{Context, States};
 use crate::dispatch::{Dispatch, Plan, Until};
@@ -324,6 +325,27 @@ impl Worker {
     pub async fn run_until_idle(mut self) -> Result<(), WorkerError> {
         self.registry.processes_on_threads();
         self.start(Until::Idle).await
+    }
+
+    /// Only the executors, on the runtime that this is called on; the back end is not used. In a child
+    /// process it serves the parent instead and does not return. For the benches.
+    ///
+    /// # Errors
+    /// When the worker is put together wrongly, or a thread cannot be started.
+    #[doc(hidden)]
+    pub fn bare(self) -> Result<Bare, WorkerError> {
+        self.check()?;
+        let (registry, states) = (Arc::new(self.registry), Arc::new(self.states));
+        if child::is_child() {
+            child::serve(registry, states);
+        }
+        Ok(Bare::start(
+            registry,
+            self.slots,
+            self.recycle,
+            self.block_limit,
+            states,
+        )?)
     }
 
     async fn start(self, until: Until) -> Result<(), WorkerError> {

@@ -1,8 +1,8 @@
 //! Big payloads between a worker and a child: in a file that has no name and only a descriptor, so that
-//! they are copied once and not through the socket.
+//! they are copied once, into it, and read where they are.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::os::fd::OwnedFd;
 
 use bytes::Bytes;
@@ -39,16 +39,37 @@ pub(crate) fn read(file: OwnedFd, length: u64, most: u64) -> Result<Bytes, Frame
     if length > most {
         return Err(FrameError::Payload("it is longer than it may be"));
     }
-    let mut file = File::from(file);
+    let file = File::from(file);
     sealed(&file)?;
-    // Both sides of a passed descriptor share one position.
-    std::io::Seek::rewind(&mut file)?;
-    let length = usize::try_from(length).map_err(|_| FrameError::Payload("it is longer than it may be"))?;
-    let mut bytes = Vec::with_capacity(length);
-    file.take(length as u64).read_to_end(&mut bytes)?;
-    if bytes.len() < length {
+    if file.metadata()?.len() < length {
         return Err(FrameError::Payload("its file is too short"));
     }
+    let length = usize::try_from(length).map_err(|_| FrameError::Payload("it is longer than it may be"))?;
+    Ok(contents(file, length)?)
+}
+
+/// The first bytes of the file, which nobody can change: they stay where they are.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code, reason = "a map of a file is sound only when nobody changes the file")]
+fn contents(file: File, length: usize) -> std::io::Result<Bytes> {
+    if length == 0 {
+        return Ok(Bytes::new());
+    }
+    let mut map = memmap2::MmapOptions::new();
+    // SAFETY: the file is memory, sealed against writing and shrinking for good: its bytes stay the same,
+    // and reading them cannot fail, for as long as they are mapped. The kernel grants the seal only when
+    // nobody has the file mapped for writing.
+    let map = unsafe { map.len(length).populate().map_copy_read_only(&file)? };
+    Ok(Bytes::from_owner(map))
+}
+
+#[cfg(not(target_os = "linux"))]
+fn contents(mut file: File, length: usize) -> std::io::Result<Bytes> {
+    use std::io::{Read, Seek};
+    // Both sides of a passed descriptor share one position.
+    file.rewind()?;
+    let mut bytes = vec![0; length];
+    file.read_exact(&mut bytes)?;
     Ok(bytes.into())
 }
 
