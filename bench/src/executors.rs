@@ -57,6 +57,11 @@ struct Round {
 }
 
 pub(crate) async fn run(options: &Options) -> Result<Report> {
+    // As a task of the runtime, as a worker's attempts are.
+    tokio::spawn(measure(options.clone())).await?
+}
+
+async fn measure(options: Options) -> Result<Report> {
     // First: in a child it goes no further.
     let bare_two = Arc::new(bare(2, Recycle::default())?);
     let bare_one = bare(1, Recycle::default())?;
@@ -78,7 +83,7 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
     }
     let pids = bench.pids(10_000).await?;
     bench.end()?;
-    Ok(report(options, machine, &rounds, pids))
+    Ok(report(&options, machine, &rounds, pids))
 }
 
 struct Bench {

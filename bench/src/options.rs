@@ -50,7 +50,7 @@ const BENCHES: [(&str, &[&str]); 4] = [
 ];
 
 /// What to measure.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Options {
     pub(crate) bench: String,
     pub(crate) jobs: usize,

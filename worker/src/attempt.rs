@@ -19,7 +19,7 @@ use crate::tally::Counted;
 /// is to be met again.
 pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -> Option<Waiting> {
     let id = job.copy.id();
-    let stop = Stop::new();
+    let stop = Stop::default();
     let presence = crew.enter(id, job.delivery, stop.clone());
     let slot_at = crew.backend.now();
 

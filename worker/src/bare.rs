@@ -65,7 +65,7 @@ impl Bare {
             },
             claimed: Timestamp::MIN_WIRE,
             args,
-            stop: Stop::new(),
+            stop: Stop::default(),
             soft: None,
             hard,
             memory: None,

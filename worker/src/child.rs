@@ -15,15 +15,14 @@ use millhand_proto::{ErrorText, JobId, Outcome, Payload, limits};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{FdFlags, fcntl_setfd};
 use rustix::process::{Signal, getpgrp, getpid, kill_process_group};
-use tokio_util::sync::CancellationToken;
 
 use crate::context::{Context, Facts, States};
 use crate::executors::frames::{
     Carried, Done, End, Frame, FrameError, Hello, LogLine, Progress, RunJob, VERSION, micros,
 };
-use crate::executors::guarded;
 use crate::executors::shared;
 use crate::executors::socket::{Inbox, Outbox};
+use crate::executors::{Stop, guarded};
 use crate::log::{Said, Sink};
 use crate::registry::{Handler, Registry};
 
@@ -86,7 +85,7 @@ struct Line {
     socket: UnixStream,
     reading: Mutex<Reading>,
     outgoing: Mutex<Outbox>,
-    running: Mutex<Option<(JobId, CancellationToken)>>,
+    running: Mutex<Option<(JobId, Stop)>>,
     /// The number of the job that runs; 0 between jobs.
     busy: AtomicU64,
     /// The watcher has nothing to watch.
@@ -139,7 +138,7 @@ impl Line {
         self.reading.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn running(&self) -> MutexGuard<'_, Option<(JobId, CancellationToken)>> {
+    fn running(&self) -> MutexGuard<'_, Option<(JobId, Stop)>> {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -160,14 +159,14 @@ impl Line {
         let mut number = 0;
         loop {
             let (job, args) = self.next()?;
-            let (id, cancelled) = (job.job, CancellationToken::new());
-            *self.running() = Some((id, cancelled.clone()));
+            let (id, stop) = (job.job, Stop::default());
+            *self.running() = Some((id, stop.clone()));
             number += 1;
             self.busy.store(number, Ordering::SeqCst);
             if self.parked.swap(false, Ordering::SeqCst) {
                 watcher.unpark();
             }
-            let (done, file) = run(registry, states, job, args, cancelled, self.sink(id));
+            let (done, file) = run(registry, states, job, args, stop, self.sink(id));
             *self.running() = None;
             // Standard output is not flushed here: it ends lines by itself, and `main` may hold its lock.
             let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
@@ -245,10 +244,10 @@ impl Line {
                     if let Some(at) = waiting {
                         jobs.remove(at);
                         self.say(&Frame::Done(vec![Done::only(cancel.job, End::Back(()))]))?;
-                    } else if let Some((job, cancelled)) = &*self.running()
+                    } else if let Some((job, stop)) = &*self.running()
                         && *job == cancel.job
                     {
-                        cancelled.cancel();
+                        stop.cancel();
                     }
                     // Else it has just ended; its answer is on the way.
                 }
@@ -306,7 +305,7 @@ fn run(
     states: &Arc<States>,
     job: RunJob,
     args: Bytes,
-    cancelled: CancellationToken,
+    stop: Stop,
     sink: Sink,
 ) -> (Done, Option<std::os::fd::OwnedFd>) {
     let id = job.job;
@@ -326,7 +325,7 @@ fn run(
         claimed: job.claimed,
         deadline,
     };
-    let cx = Context::new(facts, cancelled, Arc::clone(states), sink);
+    let cx = Context::new(facts, stop, Arc::clone(states), sink);
     let args = Payload {
         codec: job.args.codec,
         bytes: args,

@@ -8,8 +8,8 @@ use std::time::Instant;
 
 use millhand_client::{InvalidJob, Job};
 use millhand_proto::{Fence, JobCopy, JobId, Parcel, Progress, Task, TaskName, Timestamp, limits};
-use tokio_util::sync::CancellationToken;
 
+use crate::executors::{Step, Stop};
 use crate::log::{Said, Sink, Source, cut};
 
 /// What a handler knows of its job and may ask of its worker. Cheap to clone.
@@ -19,7 +19,7 @@ pub struct Context(Arc<Inner>);
 struct Inner {
     facts: Facts,
     since: Instant,
-    cancelled: CancellationToken,
+    stop: Stop,
     states: Arc<States>,
     sink: Sink,
     children: Mutex<Vec<Parcel>>,
@@ -57,11 +57,11 @@ pub enum EnqueueError {
 }
 
 impl Context {
-    pub(crate) fn new(facts: Facts, cancelled: CancellationToken, states: Arc<States>, sink: Sink) -> Self {
+    pub(crate) fn new(facts: Facts, stop: Stop, states: Arc<States>, sink: Sink) -> Self {
         Self(Arc::new(Inner {
             facts,
             since: Instant::now(),
-            cancelled,
+            stop,
             states,
             sink,
             children: Mutex::default(),
@@ -102,12 +102,12 @@ impl Context {
     /// Whether the run is to end: its job was cancelled, its worker stops, or its time is over.
     #[must_use]
     pub fn is_cancelled(&self) -> bool {
-        self.0.cancelled.is_cancelled()
+        self.0.stop.is(Step::Told)
     }
 
     /// Waits until the run is to end.
     pub async fn cancelled(&self) {
-        self.0.cancelled.cancelled().await;
+        self.0.stop.reaches(Step::Told).await;
     }
 
     /// What the worker was given with `Worker::state`.
@@ -153,11 +153,6 @@ impl Context {
     /// The time by the store's clock.
     fn now(&self) -> Timestamp {
         self.0.facts.claimed.plus(self.0.since.elapsed())
-    }
-
-    /// Raises the flag.
-    pub(crate) fn cancel(&self) {
-        self.0.cancelled.cancel();
     }
 
     /// Enqueues a job with this one's success: it is durable before this job has ended, and is not
@@ -250,7 +245,7 @@ pub(crate) mod tests {
     #[test]
     fn what_a_handler_says_reaches_the_log_or_the_worker() {
         let log = JobLog::default();
-        let cx = |sink| Context::new(facts("t"), CancellationToken::new(), Arc::default(), sink);
+        let cx = |sink| Context::new(facts("t"), Stop::default(), Arc::default(), sink);
         let speak = |cx: Context| {
             cx.log("one\ntwo");
             cx.progress(1, 3);
@@ -277,7 +272,7 @@ pub(crate) mod tests {
     #[test]
     fn a_second_run_enqueues_the_same_children() {
         use crate::registry::tests::Double;
-        let cx = || Context::new(facts("t"), CancellationToken::new(), Arc::default(), here());
+        let cx = || Context::new(facts("t"), Stop::default(), Arc::default(), here());
         let (first, second) = (cx(), cx());
         let a = first.enqueue(Double(1)).unwrap();
         let b = first.enqueue(Job::of(Double(2)).queue("slow")).unwrap();
@@ -305,7 +300,7 @@ pub(crate) mod tests {
         let mut states = States::default();
         states.insert(7_u32);
         states.insert(String::from("seven"));
-        let cx = Context::new(facts("t"), CancellationToken::new(), Arc::new(states), here());
+        let cx = Context::new(facts("t"), Stop::default(), Arc::new(states), here());
         assert_eq!(*cx.state::<u32>().unwrap(), 7);
         assert_eq!(*cx.state::<String>().unwrap(), "seven");
         assert!(cx.state::<u64>().unwrap_err().to_string().contains("u64"));

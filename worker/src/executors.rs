@@ -12,18 +12,19 @@ mod meter;
 mod processes;
 pub(crate) mod shared;
 pub(crate) mod socket;
+mod stop;
 mod threads;
 mod tree;
 pub(crate) mod watchdog;
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millhand_proto::words::bytes;
 use millhand_proto::{CrashCause, ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName, Timestamp};
-use tokio_util::sync::CancellationToken;
 
 pub use self::processes::Recycle;
+pub(crate) use self::stop::{Step, Stop};
 pub(crate) use self::threads::guarded;
 use crate::context::{Context, Facts, States};
 use crate::log::{JobLog, Sink};
@@ -87,74 +88,6 @@ pub(crate) struct Ran {
     pub(crate) peak: Option<u64>,
     /// Jobs that a successful attempt enqueued.
     pub(crate) children: Vec<Parcel>,
-}
-
-/// Ends a run from outside.
-#[derive(Clone, Debug)]
-pub(crate) struct Stop {
-    /// What the handler sees: the soft limit, or that it was asked to end.
-    told: CancellationToken,
-    asked: CancellationToken,
-    at_once: CancellationToken,
-    first: Arc<OnceLock<Why>>,
-}
-
-/// Why a run is to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Why {
-    Cancel,
-    Shutdown,
-    SoftLimit(Duration),
-}
-
-impl Stop {
-    pub(crate) fn new() -> Self {
-        let asked = CancellationToken::new();
-        Self {
-            told: asked.child_token(),
-            asked,
-            at_once: CancellationToken::new(),
-            first: Arc::default(),
-        }
-    }
-
-    /// The job reached its soft limit: it is asked to end, and nothing more.
-    fn soft_limit(&self, limit: Duration) {
-        let _ = self.first.set(Why::SoftLimit(limit));
-        self.told.cancel();
-    }
-
-    /// The job was cancelled: it is asked to end, and made to after a grace.
-    pub(crate) fn cancel(&self) {
-        let _ = self.first.set(Why::Cancel);
-        self.asked.cancel();
-    }
-
-    /// The worker stops at once.
-    pub(crate) fn shutdown(&self) {
-        let _ = self.first.set(Why::Shutdown);
-        self.asked.cancel();
-        self.at_once.cancel();
-    }
-
-    /// How a run ends that was stopped: by what was asked first.
-    fn outcome(&self) -> Outcome {
-        match self.first.get() {
-            Some(Why::Shutdown) => Outcome::Interrupted,
-            // One that was also cancelled, or interrupted, is that.
-            Some(Why::SoftLimit(_)) if self.at_once.is_cancelled() => Outcome::Interrupted,
-            Some(Why::SoftLimit(limit)) if !self.asked.is_cancelled() => Outcome::TimedOut(*limit),
-            Some(_) | None => Outcome::Cancelled,
-        }
-    }
-
-    /// A run that was asked to stop and then ended with an error ended because of that.
-    fn explains(&self, outcome: Outcome) -> Outcome {
-        match outcome {
-            Outcome::Failed { .. } if self.told.is_cancelled() => self.outcome(),
-            other => other,
-        }
-    }
 }
 
 impl Run {
@@ -365,7 +298,7 @@ impl Executors {
             deadline: run.hard.and_then(|limit| Instant::now().checked_add(limit)),
         };
         let sink = Sink::Here(run.log.clone());
-        Context::new(facts, run.stop.told.clone(), Arc::clone(&self.states), sink)
+        Context::new(facts, run.stop.clone(), Arc::clone(&self.states), sink)
     }
 
     /// Ends children and threads. A thread whose handler does not return is left behind.

@@ -310,7 +310,6 @@ fn handled<O: serde::Serialize>(started: Instant, answer: Result<O, Outcome>) ->
 #[cfg(test)]
 pub(crate) mod tests {
     use serde::{Deserialize, Serialize};
-    use tokio_util::sync::CancellationToken;
 
     use super::*;
     use crate::context::tests::{facts, here};
@@ -377,7 +376,12 @@ pub(crate) mod tests {
         let Handler::Process(handler) = &task.handler else {
             panic!("a process task")
         };
-        let cx = Context::new(facts("double"), CancellationToken::new(), Arc::default(), here());
+        let cx = Context::new(
+            facts("double"),
+            crate::executors::Stop::default(),
+            Arc::default(),
+            here(),
+        );
 
         let good = handler(Payload::json("21").unwrap(), cx.clone());
         assert_eq!(good.outcome, Outcome::Succeeded(Payload::encode(&42_u64).unwrap()));

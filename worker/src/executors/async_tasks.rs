@@ -8,7 +8,7 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::{JoinError, JoinHandle};
 
 use super::watchdog::{Polls, Watchdog};
-use super::{Ended, GRACE, Run};
+use super::{Ended, GRACE, Run, Step};
 use crate::context::Context;
 use crate::panics;
 use crate::registry::{AsyncHandler, Blocking, Handled};
@@ -58,14 +58,14 @@ impl Asyncs {
         let stopped = tokio::select! {
             joined = &mut task.0 => return ended(joined, run, &polls, &cx),
             limit = run.timed_out() => Outcome::TimedOut(limit),
-            () = run.stop.asked.cancelled() => run.stop.outcome(),
+            () = run.stop.reaches(Step::Asked) => run.stop.outcome(),
             never = run.soften() => match never {},
         };
         task.0.abort();
         // Nothing may run on after the outcome: a future that does not reach an await keeps its slot.
         // Only a worker that stops at once does not wait for it.
         let given_up = async {
-            run.stop.at_once.cancelled().await;
+            run.stop.reaches(Step::AtOnce).await;
             tokio::time::sleep(GRACE).await;
         };
         tokio::select! {

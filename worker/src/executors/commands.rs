@@ -12,7 +12,7 @@ use tokio::process::Command;
 use super::capture::Capture;
 use super::group::{Group, end, end_in_words};
 use super::lines::Lines;
-use super::{Ended, GRACE, LOOK, LOOK_LAZILY, Run, tree};
+use super::{Ended, GRACE, LOOK, LOOK_LAZILY, Run, Step, tree};
 use crate::log::Source;
 use crate::registry::bad_arguments;
 
@@ -60,7 +60,7 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
     let ended = tokio::select! {
         status = group.leader.wait() => Ok(status),
         limit = run.timed_out() => Err(Outcome::TimedOut(limit)),
-        () = run.stop.asked.cancelled() => Err(ask_to_end(&mut group, run).await),
+        () = run.stop.reaches(Step::Asked) => Err(ask_to_end(&mut group, run).await),
         crashed = memory(pid, run, &mut peak) => Err(crashed),
         never = soften(pid, run) => match never {},
     };
@@ -92,7 +92,7 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
                     let failed = Ended::failed(text);
                     Ended::only(run.stop.explains(failed.outcome))
                 }
-                None if run.stop.told.is_cancelled() => Ended::only(run.stop.outcome()),
+                None if run.stop.is(Step::Told) => Ended::only(run.stop.outcome()),
                 None => Ended::crashed(end(status), text),
             }
         }
@@ -131,12 +131,12 @@ async fn soften(pid: Option<u32>, run: &Run) -> std::convert::Infallible {
 
 /// SIGTERM to the group for a cancelled job, and a grace for its leader; the caller kills the rest.
 async fn ask_to_end(group: &mut Group, run: &Run) -> Outcome {
-    if !run.stop.at_once.is_cancelled() {
+    if !run.stop.is(Step::AtOnce) {
         group.signal(Signal::TERM);
         tokio::select! {
             _ = group.leader.wait() => {}
             () = tokio::time::sleep(GRACE) => {}
-            () = run.stop.at_once.cancelled() => {}
+            () = run.stop.reaches(Step::AtOnce) => {}
         }
     }
     run.stop.outcome()

@@ -1,6 +1,7 @@
 //! The process executor: warm children that speak the protocol of `docs/child-protocol.md`. Each
 //! program has a pool of its own; all of them, and the commands, share the slots.
 
+mod alarm;
 mod child;
 mod driver;
 mod pool;

@@ -45,13 +45,13 @@ pub(crate) fn read(file: OwnedFd, length: u64, most: u64) -> Result<Bytes, Frame
         return Err(FrameError::Payload("its file is too short"));
     }
     let length = usize::try_from(length).map_err(|_| FrameError::Payload("it is longer than it may be"))?;
-    Ok(contents(file, length)?)
+    Ok(contents(&file, length)?)
 }
 
 /// The first bytes of the file, which nobody can change: they stay where they are.
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code, reason = "a map of a file is sound only when nobody changes the file")]
-fn contents(file: File, length: usize) -> std::io::Result<Bytes> {
+fn contents(file: &File, length: usize) -> std::io::Result<Bytes> {
     if length == 0 {
         return Ok(Bytes::new());
     }
@@ -59,12 +59,12 @@ fn contents(file: File, length: usize) -> std::io::Result<Bytes> {
     // SAFETY: the file is memory, sealed against writing and shrinking for good: its bytes stay the same,
     // and reading them cannot fail, for as long as they are mapped. The kernel grants the seal only when
     // nobody has the file mapped for writing.
-    let map = unsafe { map.len(length).populate().map_copy_read_only(&file)? };
+    let map = unsafe { map.len(length).populate().map_copy_read_only(file)? };
     Ok(Bytes::from_owner(map))
 }
 
 #[cfg(not(target_os = "linux"))]
-fn contents(mut file: File, length: usize) -> std::io::Result<Bytes> {
+fn contents(mut file: &File, length: usize) -> std::io::Result<Bytes> {
     use std::io::{Read, Seek};
     // Both sides of a passed descriptor share one position.
     file.rewind()?;

@@ -5,12 +5,15 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 
 use bytes::{Buf, Bytes, BytesMut};
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    recvmsg, send, sendmsg,
 };
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use super::frames::{Carried, FRAME_BYTES, Frame, FrameError};
 use super::shared;
@@ -20,6 +23,13 @@ const DESCRIPTORS: usize = 16;
 
 /// Bytes that are read at once.
 const CHUNK: usize = 64 << 10;
+
+/// The worker's end, for tokio to watch for `interest` alone.
+#[allow(unsafe_code, reason = "tokio cannot know that the descriptor stays open")]
+pub(super) fn registered(socket: UnixStream, interest: Interest) -> io::Result<AsyncFd<UnixStream>> {
+    // SAFETY: a `UnixStream` owns its descriptor, which is open and the same until the stream is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, interest)? })
+}
 
 /// The reading end.
 pub(crate) struct Inbox {
@@ -153,15 +163,12 @@ impl Outbox {
 
     /// Sends what the socket takes.
     pub(crate) fn send(&mut self, socket: impl AsFd) -> io::Result<()> {
-        let rest = [IoSlice::new(&self.bytes[self.sent..])];
-        let descriptors: Vec<BorrowedFd<'_>> = self.descriptors.iter().map(AsFd::as_fd).collect();
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
-            return Err(io::Error::other("too many descriptors wait to be sent"));
-        }
-        let sent = rustix::io::retry_on_intr(|| sendmsg(&socket, &rest, &mut control, SendFlags::NOSIGNAL))?;
-        self.descriptors.clear();
+        let sent = if self.descriptors.is_empty() {
+            let rest = &self.bytes[self.sent..];
+            rustix::io::retry_on_intr(|| send(&socket, rest, SendFlags::NOSIGNAL))?
+        } else {
+            self.send_descriptors(&socket)?
+        };
         self.sent += sent;
         self.gone += sent as u64;
         if self.sent == self.bytes.len() {
@@ -172,6 +179,19 @@ impl Outbox {
             }
         }
         Ok(())
+    }
+
+    fn send_descriptors(&mut self, socket: impl AsFd) -> io::Result<usize> {
+        let rest = [IoSlice::new(&self.bytes[self.sent..])];
+        let descriptors: Vec<BorrowedFd<'_>> = self.descriptors.iter().map(AsFd::as_fd).collect();
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        if !control.push(SendAncillaryMessage::ScmRights(&descriptors)) {
+            return Err(io::Error::other("too many descriptors wait to be sent"));
+        }
+        let sent = rustix::io::retry_on_intr(|| sendmsg(&socket, &rest, &mut control, SendFlags::NOSIGNAL))?;
+        self.descriptors.clear();
+        Ok(sent)
     }
 
     /// Sends all of it over a socket that blocks.
@@ -185,8 +205,6 @@ impl Outbox {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::net::UnixStream;
-
     use millhand_proto::JobId;
 
     use super::super::frames::Cancel;

@@ -190,7 +190,7 @@ fn run(task: &str, args: Payload) -> Run {
         },
         claimed: Timestamp::from_micros(1_790_000_000_000_000),
         args,
-        stop: Stop::new(),
+        stop: Stop::default(),
         soft: None,
         hard: None,
         memory: None,

@@ -2,8 +2,8 @@
 //! a stop only sets the flag that the handler may look at. A thread whose job does not look is *leaked*:
 //! it is counted, and comes back when the job ends after all.
 
-use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::VecDeque;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -11,13 +11,13 @@ use millhand_proto::{Outcome, Payload, limits};
 use tokio::sync::{oneshot, watch};
 
 use super::meter::cpu_time;
-use super::{Ended, GRACE, Run};
+use super::{Ended, GRACE, Run, Step};
 use crate::context::Context;
 use crate::panics;
 use crate::registry::{Handled, SyncHandler};
 
 pub(super) struct Threads {
-    work: Sender<Work>,
+    line: Arc<Line>,
     handles: Vec<JoinHandle<()>>,
     /// Slots whose jobs were asked to end and did not.
     leaked: watch::Sender<usize>,
@@ -39,6 +39,44 @@ impl Drop for Leak<'_> {
     }
 }
 
+/// The jobs that wait for a thread. Each wakes one thread, which a channel shared behind a lock would not:
+/// there the one that gets a job wakes the next that wants the lock.
+#[derive(Default)]
+struct Line {
+    waiting: Mutex<Waiting>,
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct Waiting {
+    jobs: VecDeque<Work>,
+    closed: bool,
+}
+
+impl Line {
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn put(&self, work: Work) {
+        self.waiting().jobs.push_back(work);
+        self.changed.notify_one();
+    }
+
+    /// The next job; `None` when none comes any more.
+    fn take(&self) -> Option<Work> {
+        let waiting = self.waiting();
+        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
+        let waited = self.changed.wait_while(waiting, idle);
+        waited.unwrap_or_else(PoisonError::into_inner).jobs.pop_front()
+    }
+
+    fn close(&self) {
+        self.waiting().closed = true;
+        self.changed.notify_all();
+    }
+}
+
 struct Work {
     handler: SyncHandler,
     args: Payload,
@@ -51,21 +89,17 @@ pub(crate) type Reply = (Result<Handled, String>, Duration);
 
 impl Threads {
     pub(super) fn start(count: usize) -> std::io::Result<Self> {
-        let (work, queue) = channel();
-        let queue = Arc::new(Mutex::new(queue));
-        let handles = (0..count)
-            .map(|n| {
-                let queue = Arc::clone(&queue);
-                std::thread::Builder::new()
-                    .name(format!("millhand-thread-{n}"))
-                    .spawn(move || serve(&queue))
-            })
-            .collect::<Result<_, _>>()?;
-        Ok(Self {
-            work,
-            handles,
+        let mut this = Self {
+            line: Arc::default(),
+            handles: Vec::with_capacity(count),
             leaked: watch::Sender::new(0),
-        })
+        };
+        for n in 0..count {
+            let line = Arc::clone(&this.line);
+            let thread = std::thread::Builder::new().name(format!("millhand-thread-{n}"));
+            this.handles.push(thread.spawn(move || serve(&line))?);
+        }
+        Ok(this)
     }
 
     /// Slots whose threads are leaked, and word when their number changes.
@@ -82,13 +116,11 @@ impl Threads {
             cx: cx.clone(),
             reply,
         };
-        if self.work.send(work).is_err() {
-            return Ended::failed("no thread is left to run it");
-        }
+        self.line.put(work);
         // Raises the flag at the limit: only the handler decides.
         let flag_at_limit = async {
             run.timed_out().await;
-            cx.cancel();
+            run.stop.tell();
         };
         let leak = async {
             cx.cancelled().await;
@@ -100,7 +132,7 @@ impl Threads {
         };
         let asking = async { tokio::join!(run.soften(), flag_at_limit, leak).0 };
         let given_up = async {
-            run.stop.at_once.cancelled().await;
+            run.stop.reaches(Step::AtOnce).await;
             tokio::time::sleep(GRACE).await;
         };
         let answer = tokio::select! {
@@ -131,7 +163,7 @@ impl Threads {
     }
 
     pub(super) async fn stop(self) {
-        drop(self.work);
+        self.line.close();
         let until = Instant::now() + GRACE;
         while Instant::now() < until && !self.handles.iter().all(JoinHandle::is_finished) {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -139,18 +171,20 @@ impl Threads {
     }
 }
 
-fn serve(queue: &Mutex<Receiver<Work>>) {
-    loop {
-        let next = queue.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Work {
-            handler,
-            args,
-            cx,
-            reply,
-        }) = next
-        else {
-            return;
-        };
+impl Drop for Threads {
+    fn drop(&mut self) {
+        self.line.close();
+    }
+}
+
+fn serve(line: &Line) {
+    while let Some(Work {
+        handler,
+        args,
+        cx,
+        reply,
+    }) = line.take()
+    {
         let _ = reply.send(guarded(&handler, args, cx));
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::Arc;
@@ -10,15 +11,16 @@ use std::time::{Duration, Instant};
 
 use millhand_proto::CrashCause;
 use millhand_proto::limits::{CHILD_JOBS, CHILD_START};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
-use tokio::net::UnixStream;
+use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
 use tokio::process::Command;
 
 use super::super::frames::{Frame, FrameError, VERSION};
 use super::super::group::{Group, end, end_in_words};
 use super::super::lines::Lines;
-use super::super::socket::{Inbox, Outbox};
+use super::super::socket::{Inbox, Outbox, registered};
 use crate::child::CHILD_VARIABLE;
 use crate::log::{JobLog, Source};
 
@@ -27,6 +29,9 @@ const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// How long a child that is not needed any more may take to end.
 const FAREWELL: Duration = Duration::from_secs(2);
+
+/// For how long a child must have been without a job before it is looked whether it is still there.
+const IDLE: Duration = Duration::from_millis(1);
 
 /// Bytes that are read of a pipe before somebody else has a turn.
 const CHUNK: usize = 16 << 10;
@@ -71,7 +76,8 @@ impl ChildCommand {
 /// A child that has said hello.
 pub(super) struct Child {
     group: Group,
-    socket: UnixStream,
+    /// Asked for what comes, not for what it takes.
+    socket: AsyncFd<UnixStream>,
     pub(super) inbox: Inbox,
     pub(super) outbox: Outbox,
     out: Pipe,
@@ -88,6 +94,8 @@ pub(super) struct Child {
     pub(super) lives: u32,
     /// With more memory than this it is replaced.
     pub(super) outgrows: Option<u64>,
+    /// When it had answered all.
+    rested: Instant,
     /// It takes nothing any more.
     deaf: bool,
 }
@@ -169,7 +177,7 @@ impl Child {
     }
 
     fn spawn(command: &ChildCommand) -> io::Result<Self> {
-        let (ours, theirs) = std::os::unix::net::UnixStream::pair()?;
+        let (ours, theirs) = UnixStream::pair()?;
         ours.set_nonblocking(true)?;
         let mut start = Command::new(&command.program);
         if let Some(arg0) = &command.arg0 {
@@ -187,7 +195,7 @@ impl Child {
         };
         Ok(Self {
             group,
-            socket: UnixStream::from_std(ours)?,
+            socket: registered(ours, Interest::READABLE)?,
             inbox: Inbox::new(),
             outbox: Outbox::default(),
             out: Pipe::new(out.into_owned_fd()?, Source::Out)?,
@@ -198,12 +206,28 @@ impl Child {
             served: 0,
             lives: u32::MAX,
             outgrows: None,
+            rested: Instant::now(),
             deaf: false,
         })
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
         self.group.leader.id()
+    }
+
+    /// It has answered all that it was given, and has nothing to say until it is given more.
+    pub(super) fn rests(&mut self) {
+        self.rested = Instant::now();
+        if self.inbox.is_empty() {
+            // Tokio is told that there is nothing to read, as a read in vain would: one for each job.
+            let nothing = |_: &UnixStream| Err::<(), _>(io::ErrorKind::WouldBlock.into());
+            let _ = self.socket.try_io(Interest::READABLE, nothing);
+        }
+    }
+
+    /// Whether its process ended while it had no job. Not looked at between jobs that follow each other.
+    pub(super) fn died_idle(&mut self) -> bool {
+        self.rested.elapsed() > IDLE && self.has_ended()
     }
 
     /// Whether its process has ended, as far as is known without waiting.
@@ -264,7 +288,7 @@ impl Child {
             socket, outbox, deaf, ..
         } = self;
         if !*deaf {
-            let sent = socket.try_io(Interest::WRITABLE, || outbox.send(&*socket));
+            let sent = outbox.send(socket.get_ref());
             *deaf = sent.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
         }
     }
@@ -279,9 +303,10 @@ impl Child {
     pub(super) fn printed_all(&mut self, log: &JobLog) {
         /// It may go on printing for ever.
         const TURNS: usize = 64;
+        let printed = !is_silent(&[&self.out, &self.err]);
         for pipe in [&mut self.out, &mut self.err] {
             for _ in 0..TURNS {
-                if !pipe.read(log) {
+                if !printed || !pipe.read(log) {
                     break;
                 }
             }
@@ -298,7 +323,7 @@ impl Child {
     pub(super) async fn dismiss(mut self) {
         let Self { socket, group, .. } = &mut self;
         // Its standard input ends.
-        let _ = rustix::net::shutdown(socket.as_fd(), rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(socket.get_ref().as_fd(), rustix::net::Shutdown::Both);
         let _ = tokio::time::timeout(FAREWELL, group.leader.wait()).await;
         group.kill().await;
     }
@@ -333,6 +358,13 @@ impl Child {
     }
 }
 
+/// Whether nothing is in any of the pipes: one look for all, as most jobs print nothing.
+fn is_silent(pipes: &[&Pipe]) -> bool {
+    let open = pipes.iter().filter_map(|pipe| pipe.stream.as_ref());
+    let mut looks: Vec<_> = open.map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
+    matches!(poll(&mut looks, Some(&Timespec::default())), Ok(0))
+}
+
 /// What a child did.
 pub(super) enum Heard {
     /// A frame, or the end.
@@ -343,22 +375,25 @@ pub(super) enum Heard {
     Moved,
 }
 
-async fn receive(socket: &UnixStream, inbox: &mut Inbox) -> io::Result<usize> {
+/// Reads what comes; 0 at the end of the stream.
+async fn receive(socket: &AsyncFd<UnixStream>, inbox: &mut Inbox) -> io::Result<usize> {
     loop {
-        socket.readable().await?;
-        match socket.try_io(Interest::READABLE, || inbox.receive(socket)) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            got => return got,
+        let mut ready = socket.readable().await?;
+        if let Ok(got) = ready.try_io(|socket| inbox.receive(socket.get_ref())) {
+            return got;
         }
     }
 }
 
-async fn send(socket: &UnixStream, outbox: &mut Outbox) -> io::Result<()> {
+/// Sends once the socket takes something.
+async fn send(socket: &AsyncFd<UnixStream>, outbox: &mut Outbox) -> io::Result<()> {
+    // Asked for only here, where the socket is full: else the thread would be woken each time that the
+    // child has read something, which is once for each job.
+    let writable = registered(socket.get_ref().try_clone()?, Interest::WRITABLE)?;
     loop {
-        let ready = socket.writable().await;
-        match ready.and_then(|()| socket.try_io(Interest::WRITABLE, || outbox.send(socket))) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            sent => return sent,
+        let mut ready = writable.writable().await?;
+        if let Ok(sent) = ready.try_io(|socket| outbox.send(socket.get_ref())) {
+            return sent;
         }
     }
 }

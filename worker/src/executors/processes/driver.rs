@@ -2,19 +2,18 @@
 //! answer, at a limit, or with the child.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millhand_proto::{Outcome, Payload, limits};
 use tokio::task::JoinHandle;
-use tokio::time::Sleep;
 
 use super::super::frames::{
     Cancel, Carried, Done, End, FRAME_BYTES, Frame, FrameError, RunJob, failure, millis, parcels,
 };
 use super::super::shared;
-use super::super::{Ended, GRACE, LOOK, LOOK_LAZILY, Run, tree};
+use super::super::{Ended, GRACE, LOOK, LOOK_LAZILY, Run, Step, tree};
+use super::alarm::Alarm;
 use super::child::{Child, Heard};
 use super::pool::{Ask, Pool};
 use crate::log::Source;
@@ -35,10 +34,11 @@ const MISSES: u32 = 3;
 pub(super) async fn drive(pool: Arc<Pool>) {
     let mut warm: Option<Child> = None;
     let mut renewal = Renewal::default();
-    while let Some(ask) = pool.take().await {
+    let mut alarm = Alarm::new();
+    while let Some(ask) = pool.take(&mut alarm).await {
         let Ok(_slot) = pool.slots.acquire().await else { break };
         let alone = ask.run.suspect;
-        if warm.as_mut().is_some_and(Child::has_ended) {
+        if warm.as_mut().is_some_and(Child::died_idle) {
             // It died while it was idle, which is no job's fault.
             warm = None;
         }
@@ -50,12 +50,12 @@ pub(super) async fn drive(pool: Arc<Pool>) {
                 let asked = Instant::now();
                 let fresh = tokio::select! {
                     child = pool.fresh() => child,
-                    () = ask.run.stop.asked.cancelled() => Err(String::new()),
+                    () = ask.run.stop.reaches(Step::Asked) => Err(String::new()),
                     () = pool.stopping.cancelled() => Err(String::new()),
                 };
                 match fresh {
                     Ok(child) => (child, Some(asked.elapsed())),
-                    Err(_) if ask.run.stop.asked.is_cancelled() => {
+                    Err(_) if ask.run.stop.is(Step::Asked) => {
                         let outcome = ask.run.stop.outcome();
                         ask.answer(Ended::only(outcome));
                         continue;
@@ -69,7 +69,8 @@ pub(super) async fn drive(pool: Arc<Pool>) {
                 }
             }
         };
-        let kept = Driver::new(&pool, child).serve(ask, start, alone, &mut renewal).await;
+        let driver = Driver::new(&pool, child);
+        let kept = driver.serve(ask, start, alone, &mut renewal, &mut alarm).await;
         match kept {
             // Beside the driver, which is free for the next job at once.
             Some(child) if alone => drop(pool.tasks.spawn(child.dismiss())),
@@ -178,9 +179,16 @@ impl<'p> Driver<'p> {
     }
 
     /// Serves a job, and small ones that wait behind it; the child, if it is still well.
-    async fn serve(mut self, ask: Ask, start: Option<Duration>, alone: bool, renewal: &mut Renewal) -> Option<Child> {
+    async fn serve(
+        mut self,
+        ask: Ask,
+        start: Option<Duration>,
+        alone: bool,
+        renewal: &mut Renewal,
+        alarm: &mut Alarm,
+    ) -> Option<Child> {
         let close = match self.give_first(ask).await {
-            Ok(()) => self.talk(start, alone, renewal).await,
+            Ok(()) => self.talk(start, alone, renewal, alarm).await,
             Err(error) => Close::Broken(Some(error)),
         };
         let first = self.held.pop_front();
@@ -190,6 +198,7 @@ impl<'p> Driver<'p> {
                     self.child.kill().await;
                     None
                 } else {
+                    self.child.rests();
                     Some(self.child)
                 }
             }
@@ -292,8 +301,13 @@ impl<'p> Driver<'p> {
         Ok(())
     }
 
-    async fn talk(&mut self, mut start: Option<Duration>, alone: bool, renewal: &mut Renewal) -> Close {
-        let mut alarm = Alarm::new();
+    async fn talk(
+        &mut self,
+        mut start: Option<Duration>,
+        alone: bool,
+        renewal: &mut Renewal,
+        alarm: &mut Alarm,
+    ) -> Close {
         loop {
             if !alone
                 && !self.behind
@@ -324,8 +338,8 @@ impl<'p> Driver<'p> {
                     Heard::Printed => self.child.printed(&first.run.log),
                     Heard::Moved => {}
                 },
-                () = stop.at_once.cancelled() => return Close::Stopped(stop.outcome()),
-                () = stop.asked.cancelled(), if !asked => {
+                () = stop.reaches(Step::AtOnce) => return Close::Stopped(stop.outcome()),
+                () = stop.reaches(Step::Asked), if !asked => {
                     self.front.asked = Some(Instant::now());
                     self.cancel(0);
                 }
@@ -448,7 +462,7 @@ impl<'p> Driver<'p> {
             if at == Some(0) {
                 self.front = Front::now();
             }
-            if ask.run.stop.asked.is_cancelled() {
+            if ask.run.stop.is(Step::Asked) {
                 let outcome = ask.run.stop.outcome();
                 ask.answer(Ended::only(outcome));
             } else {
@@ -563,33 +577,5 @@ fn job(run: &Run, shared: bool) -> RunJob {
         },
         soft_ms: run.soft.map(millis),
         deadline_ms: run.hard.map(millis),
-    }
-}
-
-/// Rings at a time or before: setting it later than it is costs nothing, and a look that comes too
-/// early finds nothing to do.
-struct Alarm {
-    sleep: Pin<Box<Sleep>>,
-    at: Option<Instant>,
-}
-
-impl Alarm {
-    fn new() -> Self {
-        Self {
-            sleep: Box::pin(tokio::time::sleep(Duration::ZERO)),
-            at: None,
-        }
-    }
-
-    fn set(&mut self, at: Instant) {
-        if self.at.is_none_or(|set| at < set) {
-            self.at = Some(at);
-            self.sleep.as_mut().reset(at.into());
-        }
-    }
-
-    async fn rings(&mut self) {
-        self.sleep.as_mut().await;
-        self.at = None;
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use millhand_proto::limits;
 use tokio::sync::{Notify, Semaphore, oneshot};
@@ -9,6 +10,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::super::{Ended, Run, tree};
+use super::alarm::Alarm;
 use super::child::{Child, ChildCommand};
 use super::{Recycle, driver};
 
@@ -103,9 +105,8 @@ impl Pool {
     }
 
     /// The next job for a driver that has none; `None` when it is not needed any more.
-    pub(super) async fn take(&self) -> Option<Ask> {
-        let idle = tokio::time::sleep(limits::CHILD_IDLE);
-        tokio::pin!(idle);
+    pub(super) async fn take(&self, alarm: &mut Alarm) -> Option<Ask> {
+        let until = Instant::now() + limits::CHILD_IDLE;
         loop {
             {
                 let mut state = self.state();
@@ -114,9 +115,10 @@ impl Pool {
                 }
                 state.waiting += 1;
             }
+            alarm.set(until);
             let go_on = tokio::select! {
                 () = self.work.notified() => true,
-                () = &mut idle => false,
+                () = alarm.rings() => Instant::now() < until,
                 () = self.stopping.cancelled() => false,
             };
             let mut state = self.state();

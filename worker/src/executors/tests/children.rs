@@ -1,5 +1,7 @@
 //! Warm children: kept, broken in every way, replaced.
 
+use tokio_util::sync::CancellationToken;
+
 use super::*;
 
 #[tokio::test]
