@@ -148,7 +148,10 @@ pub(crate) fn dead() -> JobView {
     entry.conflicts = 2;
     entry.notes = vec![
         note(1, 7_100, AttemptEnd::Failed, "mailbox full", Some(90)),
-        note(2, 7_000, AttemptEnd::Crashed, "signal 11", None),
+        AttemptNote {
+            cause: Some("SIGSEGV\x1b".into()),
+            ..note(2, 7_000, AttemptEnd::Crashed, "signal 11", None)
+        },
     ];
     view
 }

@@ -320,6 +320,10 @@ fn attempts(out: &mut String, view: &JobView, style: Style) {
     let run = |note: &AttemptNote| human(note.ended.since(note.started));
     let mut errors = Vec::new();
     for note in &entry.notes {
+        let cause = match &note.cause {
+            Some(cause) => format!(", cause {}", clean(cause, false)),
+            None => String::new(),
+        };
         let next = match note.next {
             Some(next) => format!(", next after {}", human(next.since(note.ended))),
             None => String::new(),
@@ -329,7 +333,7 @@ fn attempts(out: &mut String, view: &JobView, style: Style) {
             note.end.as_str(),
             Ink::Red,
             note.started,
-            format!("ran {}{next}", run(note)),
+            format!("ran {}{cause}{next}", run(note)),
         );
         if let Some(error) = &note.error {
             errors.push((note.number, error.as_str()));
@@ -524,7 +528,7 @@ mod tests {
 
         Attempts
             1  failed       2031-02-03T02:06:46.789Z  ran 1.20 s, next after 1 min 30 s
-            2  crashed      2031-02-03T02:08:26.789Z  ran 1.20 s
+            2  crashed      2031-02-03T02:08:26.789Z  ran 1.20 s, cause SIGSEGV\u{1b}
 
         Error of attempt 2
           signal 11

@@ -209,6 +209,8 @@ struct NoteJson {
     ended_at: String,
     run_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     worker: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -225,6 +227,7 @@ impl From<&AttemptNote> for NoteJson {
             started_at: rfc3339(note.started),
             ended_at: rfc3339(note.ended),
             run_seconds: seconds(note.ended.since(note.started)),
+            cause: note.cause.clone(),
             error: note.error.as_ref().map(|e| e.as_str().to_owned()),
             worker: note.worker.to_string(),
             next_at: note.next.map(rfc3339),
@@ -801,6 +804,15 @@ mod tests {
             let value: Value = serde_json::from_str(&text).unwrap();
             assert_eq!(value["items"].as_array().unwrap().len(), count);
         }
+    }
+
+    #[test]
+    fn a_crash_has_its_cause_and_other_ends_have_none() {
+        let json = serde_json::to_value(JobJson::whole(&fixture::dead(), &Beside::default(), NOW)).unwrap();
+        let notes = &json["attempt_notes"];
+        assert_eq!(notes[1]["end"], "crashed");
+        assert_eq!(notes[1]["cause"], "SIGSEGV\u{1b}");
+        assert!(notes[0].get("cause").is_none(), "{notes}");
     }
 
     #[test]

@@ -40,6 +40,8 @@ struct Attempt {
     icon: Icon,
     number: u32,
     end: &'static str,
+    /// Why its process crashed.
+    cause: Option<String>,
     started: String,
     started_iso: String,
     ran: String,
@@ -223,6 +225,7 @@ impl Attempt {
                 millhand_proto::AttemptEnd::WorkerLost => "worker lost",
                 end => end.as_str(),
             },
+            cause: note.cause.as_ref().map(|cause| clean(&cause.replace('_', " "), false)),
             started: say::date(note.started),
             started_iso: say::iso(note.started),
             ran: human(note.ended.since(note.started)),
@@ -410,6 +413,28 @@ pub(crate) mod tests {
                 .unwrap();
             assert!(!page.contains(['\u{202e}', '\u{7}']), "{page}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_crash_says_its_cause() {
+        let mut view = dead("no").await;
+        let at = view.entry.enqueued_at;
+        let mut note = AttemptNote {
+            number: 1,
+            started: at,
+            ended: at,
+            end: millhand_proto::AttemptEnd::Crashed,
+            cause: Some("memory_limit".into()),
+            error: None,
+            worker: millhand_proto::WorkerId::from_bytes([7; 16]),
+            next: None,
+        };
+        view.entry.notes.push(note.clone());
+        note.cause = Some("<b>\u{202e}".into());
+        view.entry.notes.push(note);
+        let page = Job::of(&view, &Beside::default(), at).render().unwrap();
+        assert!(page.contains("crashed (<bdi>memory limit</bdi>) after"), "{page}");
+        assert!(!page.contains("<b>") && !page.contains('\u{202e}'), "{page}");
     }
 
     #[tokio::test]
