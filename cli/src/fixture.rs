@@ -86,11 +86,13 @@ fn receipt() -> Receipt {
         fetch: 90,
         room: 812,
         claim: 4_800,
-        dispatch: 0,
+        dispatch: 41_000,
         run: 600_000,
         cpu: Some(480_000),
         encode: 35,
-        ..Receipt::default()
+        blocked: Some(43_000),
+        start: Some(39_500),
+        peak: Some(48 << 20),
     }
 }
 

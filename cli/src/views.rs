@@ -244,9 +244,15 @@ struct ReceiptJson {
     room_seconds: f64,
     claim_seconds: f64,
     dispatch_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_seconds: Option<f64>,
     run_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocked_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_bytes: Option<u64>,
     encode_seconds: f64,
     whole_seconds: f64,
 }
@@ -261,8 +267,11 @@ impl From<Receipt> for ReceiptJson {
             room_seconds: secs(receipt.room),
             claim_seconds: secs(receipt.claim),
             dispatch_seconds: secs(receipt.dispatch),
+            start_seconds: receipt.start.map(secs),
             run_seconds: secs(receipt.run),
             cpu_seconds: receipt.cpu.map(secs),
+            blocked_seconds: receipt.blocked.map(secs),
+            peak_bytes: receipt.peak,
             encode_seconds: secs(receipt.encode),
             whole_seconds: secs(receipt.whole()),
         }
@@ -620,11 +629,14 @@ mod tests {
               "fetch_seconds": 0.00009,
               "room_seconds": 0.000812,
               "claim_seconds": 0.0048,
-              "dispatch_seconds": 0.0,
+              "dispatch_seconds": 0.041,
+              "start_seconds": 0.0395,
               "run_seconds": 0.6,
               "cpu_seconds": 0.48,
+              "blocked_seconds": 0.043,
+              "peak_bytes": 50331648,
               "encode_seconds": 0.000035,
-              "whole_seconds": 0.906937
+              "whole_seconds": 0.947937
             },
             "result": ["three",3]
           }
