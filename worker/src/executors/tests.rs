@@ -157,6 +157,15 @@ fn child_main() {
     }
 }
 
+/// The same for a program whose `main` holds the lock of its standard output all along.
+#[test]
+fn child_main_holding_its_output() {
+    if crate::child::is_child() {
+        let _held = std::io::stdout().lock();
+        crate::child::serve(Arc::new(registry()), Arc::default());
+    }
+}
+
 fn executors() -> Executors {
     let sizes = Sizes {
         asyncs: 4,
