@@ -86,11 +86,13 @@ fn receipt() -> Receipt {
         fetch: 90,
         room: 812,
         claim: 4_800,
-        dispatch: 0,
+        dispatch: 41_000,
         run: 600_000,
         cpu: Some(480_000),
         encode: 35,
-        ..Receipt::default()
+        blocked: Some(43_000),
+        start: Some(39_500),
+        peak: Some(48 << 20),
     }
 }
 
@@ -148,7 +150,10 @@ pub(crate) fn dead() -> JobView {
     entry.conflicts = 2;
     entry.notes = vec![
         note(1, 7_100, AttemptEnd::Failed, "mailbox full", Some(90)),
-        note(2, 7_000, AttemptEnd::Crashed, "signal 11", None),
+        AttemptNote {
+            cause: Some("SIGSEGV\x1b".into()),
+            ..note(2, 7_000, AttemptEnd::Crashed, "signal 11", None)
+        },
     ];
     view
 }

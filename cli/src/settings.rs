@@ -17,7 +17,7 @@ use std::time::Duration;
 use config::{Config, Environment, File, FileFormat, Map, Source};
 use millhand_broker::BackendUrl;
 use millhand_proto::{QueueName, TaskName};
-use millhand_worker::CommandKind;
+use millhand_worker::{CommandKind, Recycle};
 
 use self::sources::{Origins, read, variables};
 use self::values::Reader;
@@ -43,6 +43,7 @@ pub(crate) struct WorkerSettings {
     pub(crate) threads: usize,
     pub(crate) processes: usize,
     pub(crate) grace: Duration,
+    pub(crate) recycle: Recycle,
 }
 
 impl Default for WorkerSettings {
@@ -54,6 +55,7 @@ impl Default for WorkerSettings {
             threads: cores,
             processes: cores,
             grace: Duration::from_secs(30),
+            recycle: Recycle::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use millhand_broker::{JobPage, JobView, QueueView};
-use millhand_proto::{AttemptLog, AttemptNote, LogSource, Payload, Receipt, State, Timestamp, limits};
+use millhand_proto::{AttemptLog, AttemptNote, LogSource, Payload, Receipt, State, Timestamp, limits, words};
 
 use crate::output::{Align, Cell, Ink, Style, Table, bytes, clean, grouped, plural, shorten};
 use crate::times::{compact, human, rfc3339};
@@ -320,6 +320,10 @@ fn attempts(out: &mut String, view: &JobView, style: Style) {
     let run = |note: &AttemptNote| human(note.ended.since(note.started));
     let mut errors = Vec::new();
     for note in &entry.notes {
+        let cause = match &note.cause {
+            Some(cause) => format!(", cause {}", clean(cause, false)),
+            None => String::new(),
+        };
         let next = match note.next {
             Some(next) => format!(", next after {}", human(next.since(note.ended))),
             None => String::new(),
@@ -329,7 +333,7 @@ fn attempts(out: &mut String, view: &JobView, style: Style) {
             note.end.as_str(),
             Ink::Red,
             note.started,
-            format!("ran {}{next}", run(note)),
+            format!("ran {}{cause}{next}", run(note)),
         );
         if let Some(error) = &note.error {
             errors.push((note.number, error.as_str()));
@@ -383,9 +387,20 @@ fn receipt_bars(out: &mut String, receipt: &Receipt, style: Style) {
             "{}",
             format!("  {name:<8}  {span:>11}  {:>5.1} %  {bar}", share * 100.0).trim_end()
         );
-        if let (true, Some(cpu)) = (name == "run", receipt.cpu) {
-            let span = human(Duration::from_micros(cpu));
-            let _ = writeln!(out, "    cpu     {span:>11}");
+        let span = |micros: Option<u64>| micros.map(|micros| human(Duration::from_micros(micros)));
+        let parts = match name {
+            "dispatch" => vec![("start", span(receipt.start))],
+            "run" => vec![
+                ("cpu", span(receipt.cpu)),
+                ("blocked", span(receipt.blocked)),
+                ("peak", receipt.peak.map(words::bytes)),
+            ],
+            _ => Vec::new(),
+        };
+        for (part, value) in parts {
+            if let Some(value) = value {
+                let _ = writeln!(out, "    {part:<7} {value:>11}");
+            }
         }
     }
 }
@@ -492,15 +507,18 @@ mod tests {
         Error of attempt 1
           no route to host
 
-        Receipt of the last attempt, 907 ms
+        Receipt of the last attempt, 948 ms
           enqueue       1.20 ms    0.1 %
-          queue          300 ms   33.1 %  █████████▉
+          queue          300 ms   31.6 %  █████████▌
           fetch           90 µs    0.0 %
           room           812 µs    0.1 %
           claim         4.80 ms    0.5 %  ▏
-          dispatch         0 µs    0.0 %
-          run            600 ms   66.2 %  ███████████████████▉
+          dispatch      41.0 ms    4.3 %  █▎
+            start       39.5 ms
+          run            600 ms   63.3 %  ███████████████████
             cpu          480 ms
+            blocked     43.0 ms
+            peak       48.0 MiB
           encode          35 µs    0.0 %
 
         Result, 8 bytes
@@ -524,7 +542,7 @@ mod tests {
 
         Attempts
             1  failed       2031-02-03T02:06:46.789Z  ran 1.20 s, next after 1 min 30 s
-            2  crashed      2031-02-03T02:08:26.789Z  ran 1.20 s
+            2  crashed      2031-02-03T02:08:26.789Z  ran 1.20 s, cause SIGSEGV\u{1b}
 
         Error of attempt 2
           signal 11

@@ -209,6 +209,8 @@ struct NoteJson {
     ended_at: String,
     run_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
     worker: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -225,6 +227,7 @@ impl From<&AttemptNote> for NoteJson {
             started_at: rfc3339(note.started),
             ended_at: rfc3339(note.ended),
             run_seconds: seconds(note.ended.since(note.started)),
+            cause: note.cause.clone(),
             error: note.error.as_ref().map(|e| e.as_str().to_owned()),
             worker: note.worker.to_string(),
             next_at: note.next.map(rfc3339),
@@ -241,9 +244,15 @@ struct ReceiptJson {
     room_seconds: f64,
     claim_seconds: f64,
     dispatch_seconds: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    start_seconds: Option<f64>,
     run_seconds: f64,
     #[serde(skip_serializing_if = "Option::is_none")]
     cpu_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    blocked_seconds: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peak_bytes: Option<u64>,
     encode_seconds: f64,
     whole_seconds: f64,
 }
@@ -258,8 +267,11 @@ impl From<Receipt> for ReceiptJson {
             room_seconds: secs(receipt.room),
             claim_seconds: secs(receipt.claim),
             dispatch_seconds: secs(receipt.dispatch),
+            start_seconds: receipt.start.map(secs),
             run_seconds: secs(receipt.run),
             cpu_seconds: receipt.cpu.map(secs),
+            blocked_seconds: receipt.blocked.map(secs),
+            peak_bytes: receipt.peak,
             encode_seconds: secs(receipt.encode),
             whole_seconds: secs(receipt.whole()),
         }
@@ -617,11 +629,14 @@ mod tests {
               "fetch_seconds": 0.00009,
               "room_seconds": 0.000812,
               "claim_seconds": 0.0048,
-              "dispatch_seconds": 0.0,
+              "dispatch_seconds": 0.041,
+              "start_seconds": 0.0395,
               "run_seconds": 0.6,
               "cpu_seconds": 0.48,
+              "blocked_seconds": 0.043,
+              "peak_bytes": 50331648,
               "encode_seconds": 0.000035,
-              "whole_seconds": 0.906937
+              "whole_seconds": 0.947937
             },
             "result": ["three",3]
           }
@@ -801,6 +816,15 @@ mod tests {
             let value: Value = serde_json::from_str(&text).unwrap();
             assert_eq!(value["items"].as_array().unwrap().len(), count);
         }
+    }
+
+    #[test]
+    fn a_crash_has_its_cause_and_other_ends_have_none() {
+        let json = serde_json::to_value(JobJson::whole(&fixture::dead(), &Beside::default(), NOW)).unwrap();
+        let notes = &json["attempt_notes"];
+        assert_eq!(notes[1]["end"], "crashed");
+        assert_eq!(notes[1]["cause"], "SIGSEGV\u{1b}");
+        assert!(notes[0].get("cause").is_none(), "{notes}");
     }
 
     #[test]

@@ -40,6 +40,8 @@ struct Attempt {
     icon: Icon,
     number: u32,
     end: &'static str,
+    /// Why its process crashed.
+    cause: Option<String>,
     started: String,
     started_iso: String,
     ran: String,
@@ -65,8 +67,8 @@ struct Log {
 struct Waterfall {
     svg: Svg,
     rows: Vec<(&'static str, String)>,
-    whole: String,
-    cpu: Option<String>,
+    /// What it was in all, and what is known beside its phases.
+    note: String,
 }
 
 /// What is told of a job.
@@ -223,6 +225,7 @@ impl Attempt {
                 millhand_proto::AttemptEnd::WorkerLost => "worker lost",
                 end => end.as_str(),
             },
+            cause: note.cause.as_ref().map(|cause| clean(&cause.replace('_', " "), false)),
             started: say::date(note.started),
             started_iso: say::iso(note.started),
             ran: human(note.ended.since(note.started)),
@@ -251,11 +254,22 @@ impl Waterfall {
             .collect();
         let span = |micros| human(Duration::from_micros(micros));
         let whole = phases.iter().fold(0u64, |sum, phase| sum.saturating_add(phase.micros));
+        let beside = [
+            (receipt.cpu.map(span), "of it on a processor"),
+            (receipt.start.map(span), "for the start of its process"),
+            (receipt.blocked.map(span), "at most without an await"),
+            (receipt.peak.map(bytes), "of memory at its peak"),
+        ];
+        let mut note = format!("last attempt, {} in all", span(whole));
+        for (value, what) in beside {
+            if let Some(value) = value {
+                let _ = write!(note, ", {value} {what}");
+            }
+        }
         Self {
             svg: chart::waterfall("Where the last attempt's time went", &phases),
             rows: phases.iter().map(|phase| (phase.name, span(phase.micros))).collect(),
-            whole: span(whole),
-            cpu: receipt.cpu.map(span),
+            note,
         }
     }
 }
@@ -410,6 +424,46 @@ pub(crate) mod tests {
                 .unwrap();
             assert!(!page.contains(['\u{202e}', '\u{7}']), "{page}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_crash_says_its_cause() {
+        let mut view = dead("no").await;
+        let at = view.entry.enqueued_at;
+        let mut note = AttemptNote {
+            number: 1,
+            started: at,
+            ended: at,
+            end: millhand_proto::AttemptEnd::Crashed,
+            cause: Some("memory_limit".into()),
+            error: None,
+            worker: millhand_proto::WorkerId::from_bytes([7; 16]),
+            next: None,
+        };
+        view.entry.notes.push(note.clone());
+        note.cause = Some("<b>\u{202e}".into());
+        view.entry.notes.push(note);
+        let page = Job::of(&view, &Beside::default(), at).render().unwrap();
+        assert!(page.contains("crashed (<bdi>memory limit</bdi>) after"), "{page}");
+        assert!(!page.contains("<b>") && !page.contains('\u{202e}'), "{page}");
+    }
+
+    #[test]
+    fn a_receipt_says_what_is_known_beside_its_phases() {
+        let mut receipt = Receipt {
+            run: 600_000,
+            ..Receipt::default()
+        };
+        assert_eq!(Waterfall::of(&receipt).note, "last attempt, 600 ms in all");
+        receipt.cpu = Some(480_000);
+        receipt.start = Some(39_500);
+        receipt.blocked = Some(43_000);
+        receipt.peak = Some(48 << 20);
+        assert_eq!(
+            Waterfall::of(&receipt).note,
+            "last attempt, 600 ms in all, 480 ms of it on a processor, 39.5 ms for the start of its process, \
+             43.0 ms at most without an await, 48.0 MiB of memory at its peak"
+        );
     }
 
     #[tokio::test]

@@ -330,6 +330,7 @@ fn run(
         codec: job.args.codec,
         bytes: args,
     };
+    let started = Instant::now();
     let (result, cpu) = guarded(handler, args, cx.clone());
     let cpu = micros(cpu);
     match result {
@@ -346,7 +347,7 @@ fn run(
         }
         Err(error) => {
             let done = Done {
-                run: cpu,
+                run: micros(started.elapsed()),
                 cpu: Some(cpu),
                 ..Done::only(id, End::failed(error))
             };

@@ -248,7 +248,9 @@ impl Executors {
             children,
         } = self.dispatch(run).await;
         let whole = started.elapsed();
-        let ran = ran.unwrap_or(whole).min(whole);
+        // Who ended a job from outside does not know when its handler began; it was not before its child did.
+        let most = whole.saturating_sub(start.unwrap_or_default());
+        let ran = ran.unwrap_or(most).min(whole);
         let encode = encode.min(whole - ran);
         let children = if matches!(outcome, Outcome::Succeeded(_)) {
             children

@@ -100,7 +100,11 @@ fn build(backend: std::sync::Arc<dyn millhand_broker::Backend>, settings: &Setti
         processes: worker.processes,
     };
     let queues = worker.queues.iter().map(QueueName::as_str);
-    let start = Worker::new(backend).queues(queues).slots(slots).grace(worker.grace);
+    let start = Worker::new(backend)
+        .queues(queues)
+        .slots(slots)
+        .grace(worker.grace)
+        .recycle(worker.recycle);
     settings
         .tasks
         .iter()

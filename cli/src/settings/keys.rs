@@ -1,7 +1,15 @@
 //! The names of all settings, and the nearest to a wrong one.
 
 const TOP_KEYS: [&str; 4] = ["broker", "store", "worker", "tasks"];
-const WORKER_KEYS: [&str; 5] = ["queues", "async", "threads", "processes", "grace"];
+const WORKER_KEYS: [&str; 7] = [
+    "queues",
+    "async",
+    "threads",
+    "processes",
+    "grace",
+    "recycle_jobs",
+    "recycle_memory",
+];
 const TASK_KEYS: [&str; 8] = [
     "command",
     "child",

@@ -14,6 +14,8 @@ use super::{Settings, TaskSettings, WorkerSettings};
 
 /// A process that may hold less cannot start.
 const LEAST_MEMORY: u64 = 1 << 20;
+/// A child that may do more jobs than this need not be replaced for their number.
+const MOST_JOBS: usize = 1_000_000_000;
 
 impl Reader {
     pub(super) fn settings(&mut self, merged: &Map<String, Value>, file: Option<PathBuf>) -> Option<Settings> {
@@ -87,6 +89,8 @@ impl Reader {
                 "threads" => worker.threads = self.count(&key, value, 0..=10_000).unwrap_or(1),
                 "processes" => worker.processes = self.count(&key, value, 0..=10_000).unwrap_or(1),
                 "grace" => worker.grace = self.span(&key, value).unwrap_or_default(),
+                "recycle_jobs" => worker.recycle.jobs = self.number(&key, value, 1..=MOST_JOBS),
+                "recycle_memory" => worker.recycle.memory = self.bytes(&key, value, LEAST_MEMORY),
                 _ => self.unknown(&key, value),
             }
         }

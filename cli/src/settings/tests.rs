@@ -26,6 +26,8 @@ fn the_example_of_the_readme_is_understood() {
             threads = 2
             processes = 2
             grace = "5s"
+            recycle_jobs = 1000
+            recycle_memory = "256MiB"
             [tasks.wordcount]
             command = ["wc", "-w"]
             timeout = "30s"
@@ -47,6 +49,11 @@ fn the_example_of_the_readme_is_understood() {
         (100, Duration::from_secs(5))
     );
     assert_eq!(settings.worker.queues.len(), 2);
+    let recycle = Recycle {
+        jobs: Some(1000),
+        memory: Some(256 << 20),
+    };
+    assert_eq!(settings.worker.recycle, recycle);
     let task = &settings.tasks["wordcount"];
     assert_eq!(task.command, ["wc", "-w"]);
     assert_eq!((task.timeout, task.retries), (Some(Duration::from_secs(30)), Some(3)));
@@ -70,6 +77,8 @@ fn flags_rule_over_the_environment_and_that_over_the_file() {
         ("MILLHAND_BROKER", "sqlite:env.db"),
         ("MILLHAND_WORKER__PROCESSES", "7"),
         ("MILLHAND_WORKER__QUEUES", "a, b"),
+        ("MILLHAND_WORKER__RECYCLE_JOBS", "3"),
+        ("MILLHAND_WORKER__RECYCLE_MEMORY", "64MB"),
         ("MILLHAND_JOB_ID", "x"),
         ("MILLHAND_LOG", "debug"),
         ("OTHER", "x"),
@@ -78,6 +87,11 @@ fn flags_rule_over_the_environment_and_that_over_the_file() {
     assert_eq!(settings.broker, BackendUrl::Sqlite("env.db".into()));
     assert_eq!((settings.worker.processes, settings.worker.threads), (7, 1));
     assert_eq!(settings.worker.queues, ["a", "b"].map(|q| QueueName::new(q).unwrap()));
+    let recycle = Recycle {
+        jobs: Some(3),
+        memory: Some(64_000_000),
+    };
+    assert_eq!(settings.worker.recycle, recycle);
     let settings = load(file, &env, Some("sqlite:flag.db")).unwrap();
     assert_eq!(settings.broker, BackendUrl::Sqlite("flag.db".into()));
     assert_eq!(load("", &[], None).unwrap().worker, WorkerSettings::default());
@@ -141,6 +155,22 @@ fn what_is_not_understood_is_refused_with_source_key_value_and_the_nearest_right
         (
             "[worker]\ngrace = \"soon\"",
             "/m.toml: worker.grace = \"soon\": \"soon\" is no duration: write 500ms, 30s, 5m, 2h, 1d or 1h30m",
+        ),
+        (
+            "[worker]\nrecycle_jobs = 0",
+            "/m.toml: worker.recycle_jobs = 0: it must be a whole number from 1 to 1000000000",
+        ),
+        (
+            "[worker]\nrecycle_memory = 256",
+            "/m.toml: worker.recycle_memory = 256: it must be a size, as \"512MiB\" or \"2GiB\"",
+        ),
+        (
+            "[worker]\nrecycle_memory = \"4KiB\"",
+            "/m.toml: worker.recycle_memory = \"4KiB\": it must be at least 1.0 MiB",
+        ),
+        (
+            "[worker]\nrecycle_job = 3",
+            "/m.toml: worker.recycle_job = 3: this is no setting; did you mean worker.recycle_jobs?",
         ),
         ("worker = 3", "/m.toml: worker = 3: it must be a table"),
         (
@@ -249,6 +279,12 @@ fn a_bad_variable_or_flag_is_named() {
             "MILLHAND_WORKER__PROCESSES",
             "",
             "MILLHAND_WORKER__PROCESSES = \"\": it must be a whole number from 0 to 10000",
+        ),
+        (
+            "MILLHAND_WORKER__RECYCLE_MEMORY",
+            "lots",
+            "MILLHAND_WORKER__RECYCLE_MEMORY = \"lots\": \
+             \"lots\" is no size: write 65536B, 64KiB, 512MiB or 2GiB",
         ),
         (
             "MILLHAND_BROKER",

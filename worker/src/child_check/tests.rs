@@ -7,8 +7,13 @@ use crate::executors::frames::{Frame, FrameError};
 
 /// This test program as a child: `child_main` of the executors' tests serves in it.
 fn this_program(args: &str) -> Trial {
+    this_program_by("executors::tests::child_main", args)
+}
+
+/// The same with another of those tests that serve.
+fn this_program_by(main: &str, args: &str) -> Trial {
     let program = std::env::current_exe().unwrap();
-    let words = ["--exact", "executors::tests::child_main", "--nocapture"];
+    let words = ["--exact", main, "--nocapture"];
     let command = std::iter::once(program.to_str().unwrap()).chain(words);
     Trial {
         command: command.map(str::to_owned).collect(),
@@ -56,6 +61,20 @@ fn the_rust_child_passes_every_check() {
     assert_eq!(came.len(), CHECKS.len());
     passes(gone_while_busy(&this_program(r#""Sleep""#)));
     passes(cancelled(&this_program(r#""SpinUntilCancelled""#)));
+}
+
+#[test]
+fn a_child_does_not_wait_for_what_its_main_holds_and_notices_the_workers_end() {
+    let holding = |args| this_program_by("executors::tests::child_main_holding_its_output", args);
+    let mut failed = Vec::new();
+    check(&holding(r#"{"Add": 1}"#), |checked| {
+        if checked.verdict != Verdict::Passed {
+            failed.push(checked);
+        }
+    });
+    assert!(failed.is_empty(), "{failed:#?}");
+    // This job itself waits for ever.
+    passes(gone_while_busy(&holding(r#""Print""#)));
 }
 
 /// The child in plain Python, with a job for it.

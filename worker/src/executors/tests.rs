@@ -31,7 +31,13 @@ enum Deed {
     Swallow,
     Print,
     Orphan,
+    Nap,
+    NapAndPanic,
+    Work,
 }
+
+/// How long naps and work take.
+const SPAN: Duration = Duration::from_millis(50);
 
 macro_rules! task {
     ($name:ident, $text:literal) => {
@@ -104,6 +110,19 @@ fn act(deed: Deed, cx: &Context) -> Result<Vec<u8>, Failure> {
             std::thread::sleep(Duration::from_millis(20));
             Ok(orphan.id().to_be_bytes().to_vec())
         }
+        Deed::Nap => {
+            std::thread::sleep(SPAN);
+            Ok(Vec::new())
+        }
+        Deed::NapAndPanic => {
+            std::thread::sleep(SPAN);
+            panic!("woken up")
+        }
+        Deed::Work => {
+            let until = meter::cpu_time() + SPAN;
+            while meter::cpu_time() < until {}
+            Ok(Vec::new())
+        }
     }
 }
 
@@ -153,6 +172,15 @@ fn command(name: &str, command: &[&str]) -> CommandTask {
 #[test]
 fn child_main() {
     if crate::child::is_child() {
+        crate::child::serve(Arc::new(registry()), Arc::default());
+    }
+}
+
+/// The same for a program whose `main` holds the lock of its standard output all along.
+#[test]
+fn child_main_holding_its_output() {
+    if crate::child::is_child() {
+        let _held = std::io::stdout().lock();
         crate::child::serve(Arc::new(registry()), Arc::default());
     }
 }
@@ -252,6 +280,30 @@ async fn each_executor_runs_a_job_catches_a_panic_and_refuses_bad_arguments() {
             matches!(&refused, Outcome::Fatal { reason, .. } if reason == "bad_arguments"),
             "{refused:?}"
         );
+    }
+    executors.stop().await;
+}
+
+#[tokio::test]
+async fn cpu_time_is_what_the_handlers_thread_used_and_run_is_what_the_clock_says() {
+    let executors = executors();
+    for task in ["on-thread", "on-process"] {
+        // Side by side: what a neighbour uses is not laid to the one that sleeps.
+        let (napped, worked) = tokio::join!(
+            executors.run(deed(task, Deed::Nap)),
+            executors.run(deed(task, Deed::Work))
+        );
+        assert!(napped.cpu.unwrap() < Duration::from_millis(20), "{task}: {napped:?}");
+        assert!(napped.run >= SPAN, "{task}: {napped:?}");
+        assert!(worked.cpu.unwrap() >= Duration::from_millis(45), "{task}: {worked:?}");
+        assert!(
+            worked.cpu.unwrap() <= worked.run + Duration::from_millis(5),
+            "{task}: {worked:?}"
+        );
+        let panicked = executors.run(deed(task, Deed::NapAndPanic)).await;
+        // A backtrace costs CPU time too.
+        let slept = panicked.run.saturating_sub(panicked.cpu.unwrap());
+        assert!(slept >= Duration::from_millis(45), "{task}: {panicked:?}");
     }
     executors.stop().await;
 }

@@ -39,7 +39,9 @@ async fn a_child_that_breaks_costs_its_job_a_crash_with_its_cause() {
         (Deed::Abort, "these are my last words"),
         (Deed::Garbage, "longer than"),
     ] {
-        let crashed = executors.run(deed("on-process", what)).await.outcome;
+        let ran = executors.run(deed("on-process", what)).await;
+        assert!(ran.dispatch >= ran.start.unwrap_or_default(), "{what:?} {ran:?}");
+        let crashed = ran.outcome;
         assert!(matches!(crashed, Outcome::Crashed { .. }), "{what:?} {crashed:?}");
         assert!(text(&crashed).contains(cause), "{what:?} {crashed:?}");
         assert_eq!(number(executors.run(deed("on-process", Deed::Add(1))).await.outcome), 2);
