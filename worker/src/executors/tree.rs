@@ -30,10 +30,18 @@ pub(super) fn descendants(pid: u32) -> Vec<u32> {
     found
 }
 
-/// Descendants that have not ended; the dead ones hold no memory.
+/// Descendants that have not ended.
 pub(super) fn alive(pid: u32) -> usize {
-    let alive = |pid: &u32| resident(*pid).is_some_and(|held| held > 0);
-    descendants(pid).iter().filter(|pid| alive(pid)).count()
+    descendants(pid).into_iter().filter(|pid| lives(*pid)).count()
+}
+
+/// Whether a process has not ended; a dead one stays in sight until its parent has looked after it.
+fn lives(pid: u32) -> bool {
+    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // After the name in brackets, which may hold anything.
+    let name = stat.iter().rposition(|byte| *byte == b')');
+    let state = name.and_then(|at| stat.get(at + 2));
+    !matches!(state, None | Some(b'Z' | b'X'))
 }
 
 /// What the threads of a process started and have not lost.

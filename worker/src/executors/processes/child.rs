@@ -21,6 +21,7 @@ use super::super::frames::{Frame, FrameError, VERSION};
 use super::super::group::{Group, end, end_in_words};
 use super::super::lines::Lines;
 use super::super::socket::{Inbox, Outbox, registered};
+use super::super::tree;
 use crate::child::CHILD_VARIABLE;
 use crate::log::{JobLog, Source};
 
@@ -96,6 +97,8 @@ pub(super) struct Child {
     pub(super) outgrows: Option<u64>,
     /// When it had answered all.
     rested: Instant,
+    /// Since then jobs ended so soon that nobody looked for what they left behind.
+    pub(super) unseen: Option<Instant>,
     /// It takes nothing any more.
     deaf: bool,
 }
@@ -207,12 +210,19 @@ impl Child {
             lives: u32::MAX,
             outgrows: None,
             rested: Instant::now(),
+            unseen: None,
             deaf: false,
         })
     }
 
     pub(super) fn pid(&self) -> Option<u32> {
         self.group.leader.id()
+    }
+
+    /// Processes that hang on it and live.
+    pub(super) fn company(&mut self) -> usize {
+        self.unseen = None;
+        self.pid().map_or(0, tree::alive)
     }
 
     /// It has answered all that it was given, and has nothing to say until it is given more.
@@ -321,6 +331,10 @@ impl Child {
 
     /// Ends a child that is not needed any more.
     pub(super) async fn dismiss(mut self) {
+        if self.unseen.is_some() && self.company() > 0 {
+            // When it has ended, those that left its group are not found any more.
+            return self.kill().await;
+        }
         let Self { socket, group, .. } = &mut self;
         // Its standard input ends.
         let _ = rustix::net::shutdown(socket.get_ref().as_fd(), rustix::net::Shutdown::Both);

@@ -24,7 +24,8 @@ const SMALL: Duration = Duration::from_micros(500);
 /// Small jobs that a child holds at once.
 const DEPTH: usize = 16;
 
-/// How long a job must run before what it left behind is looked for.
+/// How long a job must run before what it left behind is looked for at once. After shorter ones it is looked
+/// from time to time.
 const LOOK_BEHIND: Duration = Duration::from_millis(1);
 
 /// Children that a job may find gone before that is its own end.
@@ -35,7 +36,7 @@ pub(super) async fn drive(pool: Arc<Pool>) {
     let mut warm: Option<Child> = None;
     let mut renewal = Renewal::default();
     let mut alarm = Alarm::new();
-    while let Some(ask) = pool.take(&mut alarm).await {
+    while let Some(ask) = pool.take(&mut alarm, &mut warm).await {
         let Ok(_slot) = pool.slots.acquire().await else { break };
         let alone = ask.run.suspect;
         if warm.as_mut().is_some_and(Child::died_idle) {
@@ -484,8 +485,12 @@ impl<'p> Driver<'p> {
         };
         self.child.printed_all(&log);
         let ran = Duration::from_micros(done.run);
-        if self.front.since.elapsed() >= LOOK_BEHIND {
-            self.look_behind(&log);
+        let unseen = self.child.unseen;
+        if self.front.since.elapsed() >= LOOK_BEHIND || unseen.is_some_and(|since| since.elapsed() >= LOOK_LAZILY) {
+            let who = unseen.map_or("it", |_| "it, or a short job just before it,");
+            self.look_behind(who, &log);
+        } else {
+            self.child.unseen = unseen.or_else(|| Some(Instant::now()));
         }
         let Some(ask) = self.held.pop_front() else {
             return Ok(());
@@ -527,12 +532,12 @@ impl<'p> Driver<'p> {
     }
 
     /// What a job started ends with it; a child that is left with company is replaced.
-    fn look_behind(&mut self, log: &crate::log::JobLog) {
-        let left = self.child.pid().map_or(0, tree::alive);
+    fn look_behind(&mut self, who: &str, log: &crate::log::JobLog) {
+        let left = self.child.company();
         if left > 0 {
             log.add(
                 Source::Said,
-                format!("it left {left} process(es) behind, which were ended"),
+                format!("{who} left {left} process(es) behind, which were ended"),
             );
             self.behind = true;
         }

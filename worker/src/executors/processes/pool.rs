@@ -9,7 +9,7 @@ use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::super::{Ended, Run, tree};
+use super::super::{Ended, LOOK_LAZILY, Run, tree};
 use super::alarm::Alarm;
 use super::child::{Child, ChildCommand};
 use super::{Recycle, driver};
@@ -104,8 +104,9 @@ impl Pool {
         }
     }
 
-    /// The next job for a driver that has none; `None` when it is not needed any more.
-    pub(super) async fn take(&self, alarm: &mut Alarm) -> Option<Ask> {
+    /// The next job for a driver that has none; `None` when it is not needed any more. If none comes soon,
+    /// it is looked whether its child keeps company that a job left behind.
+    pub(super) async fn take(&self, alarm: &mut Alarm, warm: &mut Option<Child>) -> Option<Ask> {
         let until = Instant::now() + limits::CHILD_IDLE;
         loop {
             {
@@ -115,16 +116,27 @@ impl Pool {
                 }
                 state.waiting += 1;
             }
-            alarm.set(until);
+            let unseen = warm.as_ref().and_then(|child| child.unseen);
+            let look = unseen.map(|since| since + LOOK_LAZILY);
+            alarm.set(look.map_or(until, |look| look.min(until)));
             let go_on = tokio::select! {
                 () = self.work.notified() => true,
                 () = alarm.rings() => Instant::now() < until,
                 () = self.stopping.cancelled() => false,
             };
-            let mut state = self.state();
-            state.waiting -= 1;
-            if !go_on && (state.line.is_empty() || self.stopping.is_cancelled()) {
-                return None;
+            {
+                let mut state = self.state();
+                state.waiting -= 1;
+                if !go_on && (state.line.is_empty() || self.stopping.is_cancelled()) {
+                    return None;
+                }
+            }
+            if look.is_some_and(|look| Instant::now() >= look)
+                && let Some(mut child) = warm.take_if(|child| child.company() > 0)
+            {
+                let pid = child.pid();
+                tracing::warn!(pid, "a job left processes behind; they end with its child");
+                child.kill().await;
             }
         }
     }

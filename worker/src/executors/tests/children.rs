@@ -179,6 +179,20 @@ async fn what_a_job_prints_is_its_log_bounded_and_what_it_leaves_behind_ends_wit
 }
 
 #[tokio::test]
+async fn what_a_job_of_no_time_leaves_behind_ends_soon_after_it_whatever_comes_next() {
+    let executors = executors();
+    for _ in 0..10 {
+        let left = number(executors.run(deed("on-process", Deed::QuickOrphan)).await.outcome);
+        let ended = Instant::now();
+        while tree::resident(left).is_some_and(|held| held > 0) {
+            assert!(ended.elapsed() < Duration::from_secs(20), "it is still there");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    executors.stop().await;
+}
+
+#[tokio::test]
 async fn at_the_soft_limit_a_job_is_asked_and_at_the_hard_one_killed() {
     let executors = executors();
     let soft = Duration::from_millis(100);
