@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use crate::SOON;
 
 /// Processes and threads in it.
-const MOST: u32 = 100;
+const MOST: u32 = 64;
 
 /// Goes into the cage that is its first argument, sees that it is closed, and becomes the rest.
 const ENTER: &str = r#"echo $$ > "$1/cgroup.procs" &&
     grep -qx $$ "$1/cgroup.procs" &&
-    grep -qx 100 "$1/pids.max" || exit 66
+    grep -qx 64 "$1/pids.max" || exit 66
 shift
 exec "$@""#;
 

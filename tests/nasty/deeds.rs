@@ -101,7 +101,7 @@ pub fn act(job: Nasty, cx: Context) -> Result<String, Failure> {
         }
         Deed::Orphan => {
             let orphan = Command::new("sleep").arg("600").spawn()?;
-            // A job that ends at once is not looked at.
+            // What a job of no time leaves behind ends too, but its log does not say so.
             std::thread::sleep(Duration::from_millis(20));
             Ok(orphan.id().to_string())
         }
@@ -156,7 +156,7 @@ fn explode(cage: &Path) -> ! {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         if another.spawn().is_err() {
-            std::thread::sleep(Duration::from_millis(10));
+            std::thread::sleep(Duration::from_millis(100));
         }
     }
     std::process::exit(0)

@@ -51,9 +51,10 @@ impl Held {
                 continue;
             };
             // It may end while it is looked at.
-            let Ok(stat) = read_to_string(format!("/proc/{pid}/stat")) else {
+            let Ok(stat) = read(format!("/proc/{pid}/stat")) else {
                 continue;
             };
+            let stat = String::from_utf8_lossy(&stat);
             let mut after_name = stat.rsplit(')').next().unwrap().split_whitespace();
             let (state, parent) = (after_name.next().unwrap(), after_name.next().unwrap());
             let mine = parent == own.to_string();

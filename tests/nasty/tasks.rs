@@ -26,16 +26,22 @@ pub const DEAF: Duration = Duration::from_millis(800);
 /// Long enough for a bomb to fill its cage.
 pub const BOMB: Duration = Duration::from_secs(3);
 
-const BOMB_IN_PYTHON: &str = "import os, time
-while True:
-    try:
-        os.fork()
-    except OSError:
-        time.sleep(0.01)";
-
-const CHILD_WITH_A_BOMB: &str = "import example
-example.task('python.bomb')(example.fork_bomb)
-example.serve()";
+/// A bomb for a command and for a Python child. It fills its cage at once, and then tries on so that both cores
+/// are not the scarce thing.
+const BOMB_IN_PYTHON: &str = "
+import os, time
+def bomb(*_):
+    while True:
+        try:
+            os.fork()
+        except OSError:
+            time.sleep(0.1)
+";
+const BOMB_IN_A_CHILD: &str = "
+import child
+child.task('python.bomb')(bomb)
+child.serve()
+";
 
 #[derive(Serialize, Deserialize)]
 pub struct Good {
@@ -115,7 +121,7 @@ fn command(deed: Deed, cage: Option<&Cage>) -> Option<CommandTask> {
         Deed::Abort => words(["python3", "-c", "import os; os.abort()"]),
         Deed::Segfault => words(["python3", "-c", "import ctypes; ctypes.string_at(0)"]),
         Deed::ExitZero => words(["sh", "-c", "printf '[1, 2'; exit 0; printf ', 3]'"]),
-        Deed::Bomb => cage?.enter(["python3", "-c", BOMB_IN_PYTHON]),
+        Deed::Bomb => cage?.enter(["python3", "-c", &format!("{BOMB_IN_PYTHON}bomb()")]),
         Deed::Hunger => words(["python3", "-c", &hunger]),
         Deed::Flood => words(["sh", "-c", "head -c $0 /dev/zero | tr '\\0' x", &flood]),
         Deed::ClosedPipe => words(["sh", "-c", "exec <&- >&- 2>&-; sleep 0.3"]),
@@ -152,7 +158,13 @@ fn children(cage: Option<&Cage>) -> impl Iterator<Item = CommandTask> {
     let free = child("misbehave", free, options(Some(SOFT)));
     let caged = cage.map(|cage| {
         let path = format!("PYTHONPATH={folder}");
-        let command = cage.enter(["env", &path, "python3", "-c", CHILD_WITH_A_BOMB]);
+        let command = cage.enter([
+            "env",
+            &path,
+            "python3",
+            "-c",
+            &format!("{BOMB_IN_PYTHON}{BOMB_IN_A_CHILD}"),
+        ]);
         child("python.bomb", command, without_memory_limit(options(None)))
     });
     std::iter::once(free).chain(caged)
@@ -194,7 +206,7 @@ pub fn job(deed: Deed, kind: Kind, cage: Option<&Cage>) -> RawJob {
 
 fn in_python(deed: Deed) -> RawJob {
     let (task, args) = match deed {
-        Deed::Bomb => ("python.bomb", r#"{"depth": 1000000}"#.to_owned()),
+        Deed::Bomb => ("python.bomb", "null".to_owned()),
         Deed::Spin => ("misbehave", how("spin", "")),
         Deed::Abort => ("misbehave", how("abort", "")),
         Deed::Segfault => ("misbehave", how("segv", "")),
@@ -202,7 +214,7 @@ fn in_python(deed: Deed) -> RawJob {
         Deed::Hunger => ("misbehave", how("alloc", &format!(r#", "most": {HUNGER}"#))),
         Deed::Flood => ("misbehave", how("print_flood", &format!(r#", "mib": {}"#, flood()))),
         Deed::ClosedPipe => ("misbehave", how("close_stdin", "")),
-        Deed::Orphan => ("misbehave", how("orphan", "")),
+        Deed::Orphan => ("misbehave", how("orphan", r#", "session": true"#)),
         Deed::Deaf => ("misbehave", how("ignore_soft", "")),
     };
     RawJob::new(TaskName::new(task).unwrap(), Payload::json(args).unwrap())
