@@ -7,6 +7,7 @@ use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::task::JoinHandle;
 
 use crate::PATIENCE;
+use crate::held;
 use crate::tasks::Good;
 
 /// So many come before it, and after it.
@@ -14,7 +15,16 @@ const AROUND: usize = 5;
 
 pub struct Beside {
     stop: oneshot::Sender<()>,
-    waits: JoinHandle<Vec<Duration>>,
+    seen: JoinHandle<Seen>,
+}
+
+/// What was seen of them, and of the worker meanwhile.
+#[derive(Default)]
+pub struct Seen {
+    /// How long each took from enqueue to result, the shortest first.
+    pub waits: Vec<Duration>,
+    /// The most memory that the worker held, in bytes.
+    pub memory: usize,
 }
 
 impl Beside {
@@ -22,35 +32,44 @@ impl Beside {
     pub async fn start(client: Client) -> Self {
         let (stop, mut stopped) = oneshot::channel();
         let (begun, begins) = oneshot::channel();
-        let waits = tokio::spawn(async move {
-            let mut waits = Vec::new();
-            good(&client, &mut waits, AROUND).await;
+        let seen = tokio::spawn(async move {
+            let mut seen = Seen::default();
+            seen.run(&client, AROUND).await;
             begun.send(()).unwrap();
             while stopped.try_recv() == Err(TryRecvError::Empty) {
-                good(&client, &mut waits, 1).await;
+                seen.run(&client, 1).await;
             }
-            good(&client, &mut waits, AROUND).await;
-            waits
+            seen.run(&client, AROUND).await;
+            seen.waits.sort();
+            seen
         });
         begins.await.unwrap();
-        Self { stop, waits }
+        Self { stop, seen }
     }
 
-    /// How long each took from enqueue to result, the shortest first.
-    pub async fn stop(self) -> Vec<Duration> {
+    pub async fn stop(self) -> Seen {
         self.stop.send(()).unwrap();
-        let mut waits = self.waits.await.unwrap();
-        waits.sort();
-        waits
+        self.seen.await.unwrap()
     }
 }
 
-async fn good(client: &Client, waits: &mut Vec<Duration>, count: usize) {
-    for n in 0..count {
-        let at = Instant::now();
-        let good = client.enqueue(Good { n }).await.unwrap();
-        assert_eq!(good.wait(PATIENCE).await.unwrap().unwrap(), n);
-        waits.push(at.elapsed());
-        tokio::time::sleep(Duration::from_millis(2)).await;
+impl Seen {
+    pub async fn run(&mut self, client: &Client, count: usize) {
+        for n in 0..count {
+            let at = Instant::now();
+            let good = client.enqueue(Good { n }).await.unwrap();
+            assert_eq!(good.wait(PATIENCE).await.unwrap().unwrap(), n);
+            self.waits.push(at.elapsed());
+            self.memory = self.memory.max(held::memory());
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+
+    pub fn median(&self) -> Duration {
+        self.waits[self.waits.len() / 2]
+    }
+
+    pub fn longest(&self) -> Duration {
+        self.waits.last().copied().unwrap_or_default()
     }
 }

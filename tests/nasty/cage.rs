@@ -35,6 +35,8 @@ impl Cage {
 
     fn below(root: &Path) -> Result<Self, String> {
         let cage = Self(root.join(format!("millhand-nasty-{}", std::process::id())));
+        // An earlier process of this number may have been killed.
+        let _ = remove_dir(&cage.0);
         create_dir(&cage.0).map_err(|error| error.to_string())?;
         // From here on it is taken away again.
         put(&cage.0.join("pids.max"), &MOST.to_string()).map_err(|error| format!("pids.max: {error}"))?;

@@ -25,6 +25,13 @@ pub fn mark(command: &mut Command) -> &mut Command {
         .env("RUST_BACKTRACE", "0")
 }
 
+/// Bytes of memory.
+pub fn memory() -> usize {
+    let statm = read_to_string("/proc/self/statm").unwrap();
+    let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
+    pages * rustix::param::page_size()
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Held {
     /// Bytes of memory.
@@ -74,16 +81,19 @@ impl Held {
                 _ => descriptors += 1,
             }
         }
-        let statm = read_to_string("/proc/self/statm").unwrap();
-        let pages: usize = statm.split(' ').nth(1).unwrap().parse().unwrap();
         Self {
-            memory: pages * rustix::param::page_size(),
+            memory: memory(),
             descriptors: descriptors.saturating_sub(OF_A_CHILD * children),
             processes,
             children,
             strays,
             zombies,
         }
+    }
+
+    /// Whether so much memory is as good as this.
+    pub fn allows(&self, memory: usize) -> bool {
+        memory <= self.memory + SPREAD
     }
 
     /// What it holds when nothing starts or ends any more.
@@ -95,6 +105,7 @@ impl Held {
             let now = Self::now();
             let same = |held: &Self| (held.descriptors, held.children, held.strays, held.zombies);
             if same(&now) == same(&last) {
+                assert_eq!((now.strays, now.zombies), (0, 0), "{now:?}");
                 return now;
             }
             assert!(began.elapsed() < SOON, "it does not come to rest: {last:?}, {now:?}");
@@ -105,7 +116,7 @@ impl Held {
     /// Waits until this process holds no more than now, but for warm children.
     pub async fn is_back(&self) -> Self {
         self.until(|now| {
-            now.memory <= self.memory + SPREAD
+            self.allows(now.memory)
                 && now.descriptors <= self.descriptors
                 && now.processes <= now.children
                 && (now.strays, now.zombies) == (0, 0)

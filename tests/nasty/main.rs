@@ -22,11 +22,11 @@ use std::time::Duration;
 use millhand::{Client, Worker};
 use tokio::sync::oneshot;
 
-use crate::beside::Beside;
+use crate::beside::{Beside, Seen};
 use crate::cage::Cage;
 use crate::deeds::Deed;
 use crate::held::Held;
-use crate::tasks::{Good, KINDS, Kind, SLOTS};
+use crate::tasks::{KINDS, Kind, SLOTS};
 
 const PATIENCE: Duration = Duration::from_secs(600);
 /// How long what ends is waited for.
@@ -61,67 +61,85 @@ fn main() -> ExitCode {
     runtime.block_on(run_all())
 }
 
+/// How the tests ended, in the words of the usual runner.
+#[derive(Default)]
+struct Tally {
+    passed: usize,
+    failed: usize,
+    ignored: usize,
+}
+
+impl Tally {
+    /// Runs one, whose failure is its panic.
+    async fn test(&mut self, name: &str, test: impl Future<Output = ()> + Send + 'static) {
+        let good = tokio::spawn(test).await.is_ok();
+        println!("test {name} ... {}", if good { "ok" } else { "FAILED" });
+        *if good { &mut self.passed } else { &mut self.failed } += 1;
+    }
+
+    fn ignore(&mut self, name: &str, why: &str) {
+        println!("test {name} ... ignored, {why}");
+        self.ignored += 1;
+    }
+
+    fn end(self, out: usize) -> ExitCode {
+        let Self {
+            passed,
+            failed,
+            ignored,
+        } = self;
+        let word = if failed == 0 { "ok" } else { "FAILED" };
+        println!(
+            "\ntest result: {word}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; {out} filtered out"
+        );
+        u8::from(failed > 0).into()
+    }
+}
+
 async fn run_all() -> ExitCode {
     let filters: Vec<String> = std::env::args().skip(1).filter(|arg| !arg.starts_with('-')).collect();
     let wanted = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(part.as_str()));
-    let all: Vec<(String, Deed, Kind)> = Deed::ALL
-        .into_iter()
-        .flat_map(|deed| KINDS.map(|kind| (format!("{deed:?}_{kind:?}").to_lowercase(), deed, kind)))
-        .collect();
-    let cases: Vec<_> = all.iter().filter(|(name, ..)| wanted(name)).collect();
-    let (mut passed, mut failed, mut ignored) = (0, 0, 0);
-    println!("\nrunning {} tests", cases.len() + usize::from(!cases.is_empty()));
-    if !cases.is_empty() {
-        let before = Held::now();
-        let dir = tempfile::tempdir().unwrap();
-        let backend = millhand::sqlite(dir.path().join("jobs.db")).unwrap();
-        let (cage, why_not) = match Cage::new() {
-            Ok(cage) => (Some(cage), String::new()),
-            Err(why) => (None, why),
-        };
-        let worker = tasks::worker(Arc::clone(&backend), cage.as_ref());
-        let (stop, stopped) = oneshot::channel::<()>();
-        let running = tokio::spawn(worker.run(async { drop(stopped.await) }));
-        let client = Client::new(Arc::clone(&backend));
-        let warm = warm_up(&client).await;
-        println!("warm: {warm:?}");
-        let scene = Arc::new(Scene { client, cage, warm });
+    let all = Deed::ALL.into_iter().flat_map(|deed| KINDS.map(|kind| (deed, kind)));
+    let named = all.map(|(deed, kind)| (format!("{deed:?}_{kind:?}").to_lowercase(), deed, kind));
+    let (cases, out): (Vec<_>, Vec<_>) = named.partition(|(name, ..)| wanted(name));
+    let mut tally = Tally::default();
+    if cases.is_empty() {
+        return tally.end(out.len() + 1);
+    }
+    println!("\nrunning {} tests", cases.len() + 1);
 
-        for (name, deed, kind) in cases {
-            if *deed == Deed::Bomb && scene.cage.is_none() {
-                println!("test {name} ... ignored, nothing bounds a fork bomb here: {why_not}");
-                ignored += 1;
-                continue;
-            }
-            let case = tokio::spawn(case(Arc::clone(&scene), name.clone(), *deed, *kind));
-            let good = case.await.is_ok();
-            println!("test {name} ... {}", if good { "ok" } else { "FAILED" });
-            *if good { &mut passed } else { &mut failed } += 1;
+    let before = Held::now();
+    let dir = tempfile::tempdir().unwrap();
+    let backend = millhand::sqlite(dir.path().join("jobs.db")).unwrap();
+    let (cage, no_cage) = match Cage::new() {
+        Ok(cage) => (Some(cage), String::new()),
+        Err(why) => (None, format!("nothing bounds a fork bomb here: {why}")),
+    };
+    let worker = tasks::worker(Arc::clone(&backend), cage.as_ref());
+    let (stop, stopped) = oneshot::channel::<()>();
+    let running = tokio::spawn(worker.run(async { drop(stopped.await) }));
+    let client = Client::new(backend);
+    let warm = warm_up(&client).await;
+    println!("warm: {warm:?}");
+    let scene = Arc::new(Scene { client, cage, warm });
+
+    for (name, deed, kind) in cases {
+        if deed == Deed::Bomb && scene.cage.is_none() {
+            tally.ignore(&name, &no_cage);
+        } else {
+            let case = case(Arc::clone(&scene), name.clone(), deed, kind);
+            tally.test(&name, case).await;
         }
-
-        let end = tokio::spawn(async move {
-            drop(stop);
-            running.await.unwrap().unwrap();
-            drop(backend);
-            scene.client.close().await;
-            drop(scene);
-            before.is_back_after_the_end().await;
-        });
-        let good = end.await.is_ok();
-        let name = "a_worker_that_stopped_holds_nothing";
-        println!("test {name} ... {}", if good { "ok" } else { "FAILED" });
-        *if good { &mut passed } else { &mut failed } += 1;
     }
-    let out = all.len() + 1 - passed - failed - ignored;
-    let word = if failed == 0 { "ok" } else { "FAILED" };
-    println!(
-        "\ntest result: {word}. {passed} passed; {failed} failed; {ignored} ignored; 0 measured; {out} filtered out"
-    );
-    if failed == 0 {
-        ExitCode::SUCCESS
-    } else {
-        ExitCode::FAILURE
-    }
+    let end = async move {
+        drop(stop);
+        running.await.unwrap().unwrap();
+        scene.client.close().await;
+        drop(scene);
+        before.is_back_after_the_end().await;
+    };
+    tally.test("a_worker_that_stopped_holds_nothing", end).await;
+    tally.end(out.len())
 }
 
 /// Some of everything, so that what is started once is there.
@@ -132,16 +150,7 @@ async fn warm_up(client: &Client) -> Held {
             client.wait_raw(job, PATIENCE).await.unwrap();
         }
     }
-    for n in 0..200 {
-        client
-            .enqueue(Good { n })
-            .await
-            .unwrap()
-            .wait(PATIENCE)
-            .await
-            .unwrap()
-            .unwrap();
-    }
+    Seen::default().run(client, 100).await;
     Held::at_rest().await
 }
 
@@ -155,20 +164,24 @@ async fn case(scene: Arc<Scene>, name: String, deed: Deed, kind: Kind) {
     let beside = Beside::start(client.clone()).await;
     let id = client.enqueue_raw(tasks::job(deed, kind, cage)).await.unwrap();
     let job = client.wait_raw(id, PATIENCE).await.unwrap();
-    let waits = beside.stop().await;
+    let seen = beside.stop().await;
 
+    let ran = job.entry.ended.unwrap().since(job.entry.started.unwrap());
+    let (count, median, longest) = (seen.waits.len(), seen.median(), seen.longest());
+    println!(
+        "{name}: ended after {ran:.1?}; {count} good jobs beside it, {median:.1?} each in the median, {longest:.1?} at most"
+    );
     let log = client.log(id).await.unwrap();
     told::check(deed, kind, &job, log.as_ref());
     if let Some(cage) = cage {
         assert!(cage.refused() > refused, "the bomb did not fill its cage");
     }
-    let (median, longest) = (waits[waits.len() / 2], *waits.last().unwrap());
-    let ran = job.entry.ended.unwrap().since(job.entry.started.unwrap());
-    println!(
-        "{name}: ended after {ran:.1?}; {} good jobs beside it took {median:.1?} in the median, {longest:.1?} at most",
-        waits.len()
-    );
     assert!(longest < LATE, "a good job took {longest:?}");
+    assert!(
+        warm.allows(seen.memory),
+        "it held {warm:?}, and {} bytes of memory meanwhile",
+        seen.memory
+    );
     let held = warm.is_back().await;
     println!("  {held:?}");
     assert!(
