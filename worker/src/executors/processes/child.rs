@@ -249,7 +249,7 @@ impl Child {
         loop {
             match self.event().await {
                 Heard::Frame(frame) => return frame,
-                Heard::Printed => self.printed(log),
+                Heard::Printed => self.printed(log).await,
                 Heard::Moved => {}
             }
         }
@@ -303,10 +303,11 @@ impl Child {
         }
     }
 
-    /// Takes in a piece of what the child printed.
-    pub(super) fn printed(&mut self, log: &JobLog) {
+    /// Takes in a piece of what the child printed; others have a turn then, lest a flood keeps them waiting.
+    pub(super) async fn printed(&mut self, log: &JobLog) {
         self.out.read(log);
         self.err.read(log);
+        tokio::task::yield_now().await;
     }
 
     /// Takes in all that the child printed before it answered.

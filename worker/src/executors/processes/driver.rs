@@ -336,7 +336,7 @@ impl<'p> Driver<'p> {
                     }
                     Heard::Frame(Ok(None) | Err(FrameError::Io(_))) => return Close::Broken(None),
                     Heard::Frame(Err(error)) => return Close::Broken(Some(error)),
-                    Heard::Printed => self.child.printed(&first.run.log),
+                    Heard::Printed => self.child.printed(&first.run.log).await,
                     Heard::Moved => {}
                 },
                 () = stop.reaches(Step::AtOnce) => return Close::Stopped(stop.outcome()),
