@@ -34,11 +34,12 @@ impl Cage {
     }
 
     fn below(root: &Path) -> Result<Self, String> {
-        let cage = Self(root.join(format!("millhand-nasty-{}", std::process::id())));
+        let folder = root.join(format!("millhand-nasty-{}", std::process::id()));
         // An earlier process of this number may have been killed.
-        let _ = remove_dir(&cage.0);
-        create_dir(&cage.0).map_err(|error| error.to_string())?;
+        let _ = remove_dir(&folder);
+        create_dir(&folder).map_err(|error| error.to_string())?;
         // From here on it is taken away again.
+        let cage = Self(folder);
         put(&cage.0.join("pids.max"), &MOST.to_string()).map_err(|error| format!("pids.max: {error}"))?;
         let mut probe = cage.enter(["true"]).into_iter();
         let entered = Command::new(probe.next().unwrap()).args(probe).status();
