@@ -26,8 +26,8 @@ pub const DEAF: Duration = Duration::from_millis(800);
 /// Long enough for a bomb to fill its cage.
 pub const BOMB: Duration = Duration::from_secs(3);
 
-/// A bomb for a command and for a Python child. It fills its cage at once, and then tries on so that both cores
-/// are not the scarce thing.
+/// A bomb for a command and for a Python child. In a full cage it tries on slowly, so that what a good job waits
+/// for is not a core.
 const BOMB_IN_PYTHON: &str = "
 import os, time
 def bomb(*_):
