@@ -179,7 +179,7 @@ async fn what_a_job_prints_is_its_log_bounded_and_what_it_leaves_behind_ends_wit
 }
 
 #[tokio::test]
-async fn what_a_job_of_no_time_leaves_behind_ends_soon_after_it_whatever_comes_next() {
+async fn what_a_job_of_no_time_leaves_behind_ends_soon_after_it() {
     let executors = executors();
     for _ in 0..10 {
         let left = number(executors.run(deed("on-process", Deed::QuickOrphan)).await.outcome);
