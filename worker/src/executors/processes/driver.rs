@@ -485,12 +485,12 @@ impl<'p> Driver<'p> {
         };
         self.child.printed_all(&log);
         let ran = Duration::from_micros(done.run);
-        let unseen = self.child.unseen;
-        if self.front.since.elapsed() >= LOOK_BEHIND || unseen.is_some_and(|since| since.elapsed() >= LOOK_LAZILY) {
+        let (now, unseen) = (Instant::now(), self.child.unseen);
+        if now - self.front.since >= LOOK_BEHIND || unseen.is_some_and(|since| now - since >= LOOK_LAZILY) {
             let who = unseen.map_or("it", |_| "it, or a short job just before it,");
             self.look_behind(who, &log);
         } else {
-            self.child.unseen = unseen.or_else(|| Some(Instant::now()));
+            self.child.unseen = unseen.or(Some(now));
         }
         let Some(ask) = self.held.pop_front() else {
             return Ok(());
