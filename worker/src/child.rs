@@ -61,7 +61,8 @@ pub(crate) fn serve(registry: Arc<Registry>, states: Arc<States>) -> ! {
 }
 
 fn fail(error: &FrameError) -> ! {
-    eprintln!("millhand child: {error}");
+    // Not through the standard library: `main` may hold its lock.
+    let _ = rustix::io::write(std::io::stderr(), format!("millhand child: {error}\n").as_bytes());
     end(1)
 }
 
