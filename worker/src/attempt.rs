@@ -8,10 +8,11 @@ use millhand_proto::protocol::{Decision, Ended, Meeting, Situation, decide};
 use millhand_proto::{Codec, Leaving, Outcome, Receipt, Successor, Tally, Timestamp};
 
 use crate::crew::{Crew, Slot};
-use crate::executors::{Run, Stop};
+use crate::executors::Run;
 use crate::log::JobLog;
 use crate::registry::Executor;
 use crate::room::Waiting;
+use crate::stop::Stop;
 use crate::tally::Counted;
 
 /// Runs one job to the end of one attempt. It holds a slot; a job that this worker does not know

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millhand_proto::{Fence, JobId, Outcome, Payload, Task, TaskName, Timestamp};
+use millhand_proto::{ErrorText, Fence, JobId, Outcome, Payload, Task, TaskName, Timestamp};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::context::States;
-use crate::executors::{Executors, Recycle, Run, Sizes, Stop, lag};
+use crate::executors::{Executors, Recycle, Run, Sizes, lag};
 use crate::log::JobLog;
 use crate::registry::Registry;
+use crate::stop::Stop;
 use crate::worker::Slots;
 
 /// The executors of a [`Worker`](crate::Worker), and nothing that claims or settles.
@@ -50,7 +51,10 @@ impl Bare {
     /// Runs one job with encoded arguments to its end, or to the hard limit.
     pub async fn run<T: Task>(&self, args: Payload, hard: Option<Duration>) -> Outcome {
         let Ok(task) = TaskName::new(T::NAME) else {
-            return Outcome::Interrupted;
+            return Outcome::Failed {
+                error: ErrorText::new(format!("{} is no name of a task", T::NAME)),
+                retry_in: None,
+            };
         };
         let job = JobId::minted(Timestamp::MIN_WIRE, crate::crew::random(), 0);
         let run = Run {

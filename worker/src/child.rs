@@ -20,11 +20,12 @@ use crate::context::{Context, Facts, States};
 use crate::executors::frames::{
     Carried, Done, End, Frame, FrameError, Hello, LogLine, Progress, RunJob, VERSION, micros,
 };
+use crate::executors::guarded;
 use crate::executors::shared;
 use crate::executors::socket::{Inbox, Outbox};
-use crate::executors::{Stop, guarded};
 use crate::log::{Said, Sink};
 use crate::registry::{Handler, Registry};
+use crate::stop::Stop;
 
 /// Set in the environment of a child.
 pub(crate) const CHILD_VARIABLE: &str = "MILLHAND_CHILD";
@@ -143,9 +144,13 @@ impl Line {
         self.running.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn outgoing(&self) -> MutexGuard<'_, Outbox> {
+        self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Sends a frame, blocking.
     fn say(&self, frame: &Frame) -> Result<(), FrameError> {
-        let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outgoing = self.outgoing();
         outgoing.push(frame)?;
         Ok(outgoing.send_all(&self.socket)?)
     }
@@ -167,16 +172,19 @@ impl Line {
             if self.parked.swap(false, Ordering::SeqCst) {
                 watcher.unpark();
             }
+            // Big arguments are a map, which takes a while to go: not before the answer.
+            let kept = args.clone();
             let (done, file) = run(registry, states, job, args, stop, self.sink(id));
             *self.running() = None;
             // Standard output is not flushed here: it ends lines by itself, and `main` may hold its lock.
-            let mut outgoing = self.outgoing.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut outgoing = self.outgoing();
             match file {
                 Some(file) => outgoing.push_with(&Frame::Done(vec![done]), file)?,
                 None => outgoing.push(&Frame::Done(vec![done]))?,
             }
             outgoing.send_all(&self.socket)?;
             drop(outgoing);
+            drop(kept);
             // Until then the end of the worker is watched for.
             self.busy.store(0, Ordering::SeqCst);
         }
@@ -203,8 +211,14 @@ impl Line {
                     })
                 }
             };
-            // A worker that is gone is noticed by who reads.
-            let _ = line.say(&frame);
+            let mut outgoing = line.outgoing();
+            // A thread of the handler may outlive the job: nobody listens then.
+            if line.running().as_ref().is_some_and(|(running, _)| *running == job) {
+                // A worker that is gone is noticed by who reads.
+                let _ = outgoing
+                    .push(&frame)
+                    .and_then(|()| Ok(outgoing.send_all(&line.socket)?));
+            }
         }))
     }
 
@@ -236,7 +250,7 @@ impl Line {
                             length: None,
                         };
                         let carried = std::mem::replace(&mut job.args, none);
-                        let args = inbox.payload(carried, limits::SHARED_BYTES as u64)?;
+                        let args = inbox.trusted_payload(carried, limits::SHARED_BYTES as u64)?;
                         jobs.push_back((job, args));
                     }
                 }

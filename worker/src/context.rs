@@ -9,8 +9,8 @@ use std::time::Instant;
 use millhand_client::{InvalidJob, Job};
 use millhand_proto::{Fence, JobCopy, JobId, Parcel, Progress, Task, TaskName, Timestamp, limits};
 
-use crate::executors::{Step, Stop};
 use crate::log::{Said, Sink, Source, cut};
+use crate::stop::{Step, Stop};
 
 /// What a handler knows of its job and may ask of its worker. Cheap to clone.
 #[derive(Clone)]

@@ -10,10 +10,11 @@ use millhand_proto::{Fence, JobId, Progress, WorkerId, limits};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 
-use crate::executors::{Executors, Stop};
+use crate::executors::Executors;
 use crate::log::JobLog;
 use crate::registry::{Executor, Registry};
 use crate::room::Waiting;
+use crate::stop::Stop;
 use crate::tally::Tallies;
 
 /// The pauses between two tries to settle one job whose successor cannot be published.

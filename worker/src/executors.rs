@@ -12,7 +12,6 @@ mod meter;
 mod processes;
 pub(crate) mod shared;
 pub(crate) mod socket;
-mod stop;
 mod threads;
 mod tree;
 pub(crate) mod watchdog;
@@ -24,12 +23,12 @@ use millhand_proto::words::bytes;
 use millhand_proto::{CrashCause, ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName, Timestamp};
 
 pub use self::processes::Recycle;
-pub(crate) use self::stop::{Step, Stop};
 pub(crate) use self::threads::guarded;
 use crate::context::{Context, Facts, States};
 use crate::log::{JobLog, Sink};
 use crate::panics;
 use crate::registry::{Executor, Handled, Handler, Registry};
+use crate::stop::Stop;
 
 /// How long a run that was asked to stop may take before it is ended from outside.
 const GRACE: Duration = Duration::from_secs(2);

@@ -18,6 +18,7 @@ mod log;
 mod panics;
 mod registry;
 mod room;
+mod stop;
 mod tally;
 mod worker;
 

@@ -56,9 +56,16 @@ pub(crate) fn catch<T>(code: impl FnOnce() -> T) -> Result<T, Caught> {
     let around = CATCHING.replace(true);
     let answer = catch_unwind(AssertUnwindSafe(|| handler_begins(code)));
     CATCHING.set(around);
-    answer.map_err(|panic| Caught {
-        message: message(&*panic),
-        place: LAST.take(),
+    answer.map_err(|panic| {
+        let caught = Caught {
+            message: message(&*panic),
+            place: LAST.take(),
+        };
+        // What a panic carries is the handler's too, and may panic when it is dropped.
+        if let Err(again) = catch_unwind(AssertUnwindSafe(|| drop(panic))) {
+            std::mem::forget(again);
+        }
+        caught
     })
 }
 
@@ -178,6 +185,20 @@ mod tests {
         // Nothing of it is left for the next one.
         assert!(LAST.take().is_none());
         assert!(!CATCHING.get());
+    }
+
+    #[test]
+    fn what_panics_again_when_it_is_dropped_ends_nothing() {
+        struct Twice;
+        impl Drop for Twice {
+            fn drop(&mut self) {
+                std::panic::panic_any(1);
+            }
+        }
+        let caught = catch(|| std::panic::panic_any(Twice))
+            .err()
+            .map(|caught| caught.message);
+        assert_eq!(caught.as_deref(), Some("panicked: without a message"));
     }
 
     #[test]

@@ -376,12 +376,7 @@ pub(crate) mod tests {
         let Handler::Process(handler) = &task.handler else {
             panic!("a process task")
         };
-        let cx = Context::new(
-            facts("double"),
-            crate::executors::Stop::default(),
-            Arc::default(),
-            here(),
-        );
+        let cx = Context::new(facts("double"), crate::stop::Stop::default(), Arc::default(), here());
 
         let good = handler(Payload::json("21").unwrap(), cx.clone());
         assert_eq!(good.outcome, Outcome::Succeeded(Payload::encode(&42_u64).unwrap()));

@@ -8,10 +8,11 @@ use tokio::runtime::{Handle, Runtime};
 use tokio::task::{JoinError, JoinHandle};
 
 use super::watchdog::{Polls, Watchdog};
-use super::{Ended, GRACE, Run, Step};
+use super::{Ended, GRACE, Run};
 use crate::context::Context;
 use crate::panics;
 use crate::registry::{AsyncHandler, Blocking, Handled};
+use crate::stop::Step;
 
 /// Where futures run.
 pub(super) struct Asyncs {

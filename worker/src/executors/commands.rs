@@ -12,9 +12,10 @@ use tokio::process::Command;
 use super::capture::Capture;
 use super::group::{Group, end, end_in_words};
 use super::lines::Lines;
-use super::{Ended, GRACE, LOOK, LOOK_LAZILY, Run, Step, tree};
+use super::{Ended, GRACE, LOOK, LOOK_LAZILY, Run, tree};
 use crate::log::Source;
 use crate::registry::bad_arguments;
+use crate::stop::Step;
 
 /// How long a grandchild may hold standard output open after the command ended.
 const AFTER_EXIT: Duration = Duration::from_secs(1);

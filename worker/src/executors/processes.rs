@@ -5,6 +5,7 @@ mod alarm;
 mod child;
 mod driver;
 mod pool;
+mod service;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +14,8 @@ use tokio::sync::{Semaphore, SemaphorePermit, oneshot};
 
 pub(super) use self::child::ChildCommand;
 use self::pool::{Ask, Pool};
-use super::{Ended, Run, Stop};
+use super::{Ended, Run};
+use crate::stop::Stop;
 
 /// When a child is replaced by a new one, which is started before the old one ends.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -98,8 +98,21 @@ impl Inbox {
         self.buffer.is_empty()
     }
 
-    /// The bytes of a payload, of at most `most` if they are in a file.
+    /// The bytes of a payload from a child, of at most `most` if they are in a file.
     pub(crate) fn payload(&mut self, carried: Carried, most: u64) -> Result<Bytes, FrameError> {
+        self.take(carried, |file, length| shared::read(file, length, most))
+    }
+
+    /// The same of one from the worker, whose files can be trusted: they are not copied.
+    pub(crate) fn trusted_payload(&mut self, carried: Carried, most: u64) -> Result<Bytes, FrameError> {
+        self.take(carried, |file, length| shared::map(file, length, most))
+    }
+
+    fn take(
+        &mut self,
+        carried: Carried,
+        open: impl FnOnce(OwnedFd, u64) -> Result<Bytes, FrameError>,
+    ) -> Result<Bytes, FrameError> {
         match (carried.bytes, carried.length) {
             (Some(bytes), None) => Ok(bytes),
             (None, Some(length)) => {
@@ -107,7 +120,7 @@ impl Inbox {
                     .descriptors
                     .pop_front()
                     .ok_or(FrameError::Payload("its descriptor is missing"))?;
-                shared::read(file, length, most)
+                open(file, length)
             }
             _ => Err(FrameError::Payload("it has neither bytes nor a length, or both")),
         }

@@ -35,6 +35,11 @@ enum Deed {
     NapAndPanic,
     Work,
     QuickOrphan,
+    FloodLines,
+    FloodFrames,
+    Leak,
+    LateWord,
+    LateFrame,
 }
 
 /// How long naps and work take.
@@ -120,6 +125,34 @@ fn act(deed: Deed, cx: &Context) -> Result<Vec<u8>, Failure> {
         Deed::NapAndPanic => {
             std::thread::sleep(SPAN);
             panic!("woken up")
+        }
+        Deed::FloodLines => loop {
+            rustix::io::write(std::io::stdout(), &[b'\n'; 64 << 10])?;
+        },
+        Deed::FloodFrames => loop {
+            cx.log("again");
+        },
+        Deed::Leak => {
+            std::mem::forget(vec![1_u8; 4 << 20]);
+            Ok(std::process::id().to_be_bytes().to_vec())
+        }
+        Deed::LateWord => {
+            let cx = cx.clone();
+            std::thread::spawn(move || {
+                std::thread::sleep(SPAN / 2);
+                cx.log("too late");
+            });
+            Ok(Vec::new())
+        }
+        Deed::LateFrame => {
+            let (job, text) = (cx.job_id(), "too late".to_owned());
+            let mut late = Vec::new();
+            frames::Frame::Log(frames::LogLine { job, text }).append_to(&mut late)?;
+            std::thread::spawn(move || {
+                std::thread::sleep(SPAN / 2);
+                rustix::io::write(std::io::stdin(), &late).unwrap();
+            });
+            Ok(Vec::new())
         }
         Deed::Work => {
             let until = meter::cpu_time() + SPAN;

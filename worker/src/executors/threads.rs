@@ -3,18 +3,19 @@
 //! it is counted, and comes back when the job ends after all.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle, Thread};
 use std::time::{Duration, Instant};
 
 use millhand_proto::{Outcome, Payload, limits};
 use tokio::sync::{oneshot, watch};
 
 use super::meter::cpu_time;
-use super::{Ended, GRACE, Run, Step};
+use super::{Ended, GRACE, Run};
 use crate::context::Context;
 use crate::panics;
 use crate::registry::{Handled, SyncHandler};
+use crate::stop::Step;
 
 pub(super) struct Threads {
     line: Arc<Line>,
@@ -39,41 +40,59 @@ impl Drop for Leak<'_> {
     }
 }
 
-/// The jobs that wait for a thread. Each wakes one thread, which a channel shared behind a lock would not:
-/// there the one that gets a job wakes the next that wants the lock.
+/// The jobs that wait for a thread, and the threads that wait for a job. Each job wakes one thread, the one
+/// that ran last: what it needs is in its core's caches still.
 #[derive(Default)]
 struct Line {
-    waiting: Mutex<Waiting>,
-    changed: Condvar,
+    state: Mutex<Waiting>,
 }
 
 #[derive(Default)]
 struct Waiting {
     jobs: VecDeque<Work>,
+    idle: Vec<Thread>,
     closed: bool,
 }
 
 impl Line {
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn put(&self, work: Work) {
-        self.waiting().jobs.push_back(work);
-        self.changed.notify_one();
+        let mut waiting = self.waiting();
+        waiting.jobs.push_back(work);
+        let woken = waiting.idle.pop();
+        drop(waiting);
+        if let Some(thread) = woken {
+            thread.unpark();
+        }
     }
 
     /// The next job; `None` when none comes any more.
     fn take(&self) -> Option<Work> {
-        let waiting = self.waiting();
-        let idle = |waiting: &mut Waiting| waiting.jobs.is_empty() && !waiting.closed;
-        let waited = self.changed.wait_while(waiting, idle);
-        waited.unwrap_or_else(PoisonError::into_inner).jobs.pop_front()
+        let this = thread::current();
+        let mut waiting = self.waiting();
+        loop {
+            if let Some(work) = waiting.jobs.pop_front() {
+                return Some(work);
+            }
+            if waiting.closed {
+                return None;
+            }
+            waiting.idle.push(this.clone());
+            drop(waiting);
+            thread::park();
+            waiting = self.waiting();
+            // It may have woken by itself.
+            waiting.idle.retain(|idle| idle.id() != this.id());
+        }
     }
 
     fn close(&self) {
-        self.waiting().closed = true;
-        self.changed.notify_all();
+        let mut waiting = self.waiting();
+        waiting.closed = true;
+        waiting.idle.iter().for_each(Thread::unpark);
     }
 }
 
@@ -96,7 +115,7 @@ impl Threads {
         };
         for n in 0..count {
             let line = Arc::clone(&this.line);
-            let thread = std::thread::Builder::new().name(format!("millhand-thread-{n}"));
+            let thread = thread::Builder::new().name(format!("millhand-thread-{n}"));
             this.handles.push(thread.spawn(move || serve(&line))?);
         }
         Ok(this)

@@ -9,8 +9,8 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millhand_proto::CrashCause;
 use millhand_proto::limits::{CHILD_JOBS, CHILD_START};
+use millhand_proto::{CrashCause, JobId};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -93,6 +93,10 @@ pub(super) struct Child {
     pub(super) served: u32,
     /// With as many it is replaced.
     pub(super) lives: u32,
+    /// The job that it answered last: a late word about it is nobody's.
+    pub(super) last: Option<JobId>,
+    /// When its memory was looked at last, between jobs.
+    pub(super) weighed: Instant,
     /// With more memory than this it is replaced.
     pub(super) outgrows: Option<u64>,
     /// When it had answered all.
@@ -209,6 +213,8 @@ impl Child {
             served: 0,
             lives: u32::MAX,
             outgrows: None,
+            last: None,
+            weighed: Instant::now(),
             rested: Instant::now(),
             unseen: None,
             deaf: false,
@@ -283,11 +289,15 @@ impl Child {
                 },
                 Err(error) => Heard::Frame(Err(error.into())),
             },
-            sent = send(socket, outbox), if sending => {
+            sent = send(socket, outbox), if sending => match sent {
                 // Its end, or its answer, is what to look at.
-                *deaf = sent.is_err();
-                Heard::Moved
-            }
+                Err(error) if is_gone(&error) => {
+                    *deaf = true;
+                    Heard::Moved
+                }
+                Err(error) => Heard::Frame(Err(error.into())),
+                Ok(()) => Heard::Moved,
+            },
             () = async { tokio::select! { () = out.readable() => {}, () = err.readable() => {} } } => Heard::Printed,
         }
     }
@@ -299,7 +309,8 @@ impl Child {
         } = self;
         if !*deaf {
             let sent = outbox.send(socket.get_ref());
-            *deaf = sent.is_err_and(|error| error.kind() != io::ErrorKind::WouldBlock);
+            // What else is wrong is met again where it is waited for.
+            *deaf = sent.is_err_and(|error| is_gone(&error));
         }
     }
 
@@ -312,17 +323,24 @@ impl Child {
 
     /// Takes in all that the child printed before it answered.
     pub(super) fn printed_all(&mut self, log: &JobLog) {
-        /// It may go on printing for ever.
-        const TURNS: usize = 64;
-        let printed = !is_silent(&[&self.out, &self.err]);
+        // As much as a pipe holds: more was printed later, and it may go on for ever.
+        const TURNS: usize = (64 << 10) / CHUNK;
+        let silent = self.is_silent();
         for pipe in [&mut self.out, &mut self.err] {
-            for _ in 0..TURNS {
-                if !printed || !pipe.read(log) {
-                    break;
-                }
+            if !silent {
+                (0..TURNS).take_while(|_| pipe.read(log)).for_each(drop);
             }
             pipe.lines.finish(log);
         }
+    }
+
+    /// Whether nothing is in its pipes: one look for both, as most jobs print nothing.
+    fn is_silent(&self) -> bool {
+        let (Some(out), Some(err)) = (&self.out.stream, &self.err.stream) else {
+            return false;
+        };
+        let mut looks = [out, err].map(|stream| PollFd::new(stream, PollFlags::IN));
+        matches!(poll(&mut looks, Some(&Timespec::default())), Ok(0))
     }
 
     /// Kills the group.
@@ -373,11 +391,9 @@ impl Child {
     }
 }
 
-/// Whether nothing is in any of the pipes: one look for all, as most jobs print nothing.
-fn is_silent(pipes: &[&Pipe]) -> bool {
-    let open = pipes.iter().filter_map(|pipe| pipe.stream.as_ref());
-    let mut looks: Vec<_> = open.map(|stream| PollFd::new(stream, PollFlags::IN)).collect();
-    matches!(poll(&mut looks, Some(&Timespec::default())), Ok(0))
+/// Whether the child's end of the socket is closed.
+fn is_gone(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
 
 /// What a child did.

@@ -4,12 +4,11 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use millhand_proto::limits;
 use tokio::sync::{Notify, Semaphore, oneshot};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::super::{Ended, LOOK_LAZILY, Run, tree};
+use super::super::{Ended, Run, tree};
 use super::alarm::Alarm;
 use super::child::{Child, ChildCommand};
 use super::{Recycle, driver};
@@ -38,6 +37,16 @@ impl Ask {
         // Nobody waits any more: the run was dropped.
         let _ = self.reply.send(ended);
     }
+}
+
+/// What a driver without a job has to do.
+#[allow(clippy::large_enum_variant, reason = "it is taken apart where it is made")]
+pub(super) enum Next {
+    Job(Ask),
+    /// The time has come until which it waited.
+    Due,
+    /// The pool stops.
+    Over,
 }
 
 pub(super) struct Pool {
@@ -104,41 +113,40 @@ impl Pool {
         }
     }
 
-    /// The next job for a driver that has none; `None` when it is not needed any more. If none comes soon,
-    /// it is looked whether its child keeps company that a job left behind.
-    pub(super) async fn take(&self, alarm: &mut Alarm, warm: &mut Option<Child>) -> Option<Ask> {
-        let until = Instant::now() + limits::CHILD_IDLE;
+    /// The next job for a driver that has none.
+    pub(super) async fn next(&self, until: Instant, alarm: &mut Alarm) -> Next {
         loop {
             {
                 let mut state = self.state();
+                if self.stopping.is_cancelled() {
+                    return Next::Over;
+                }
                 if let Some(ask) = state.line.pop_front() {
-                    return Some(ask);
+                    return Next::Job(ask);
+                }
+                if Instant::now() >= until {
+                    return Next::Due;
                 }
                 state.waiting += 1;
             }
-            let unseen = warm.as_ref().and_then(|child| child.unseen);
-            let look = unseen.map(|since| since + LOOK_LAZILY);
-            alarm.set(look.map_or(until, |look| look.min(until)));
-            let go_on = tokio::select! {
-                () = self.work.notified() => true,
-                () = alarm.rings() => Instant::now() < until,
-                () = self.stopping.cancelled() => false,
-            };
-            {
-                let mut state = self.state();
-                state.waiting -= 1;
-                if !go_on && (state.line.is_empty() || self.stopping.is_cancelled()) {
-                    return None;
-                }
+            alarm.set(until);
+            tokio::select! {
+                () = self.work.notified() => {}
+                () = alarm.rings() => {}
+                () = self.stopping.cancelled() => {}
             }
-            if look.is_some_and(|look| Instant::now() >= look)
-                && let Some(mut child) = warm.take_if(|child| child.company() > 0)
-            {
-                let pid = child.pid();
-                tracing::warn!(pid, "a job left processes behind; they end with its child");
-                child.kill().await;
-            }
+            self.state().waiting -= 1;
         }
+    }
+
+    /// A driver without a job leaves, unless one has just come for it.
+    pub(super) fn leave(&self) -> bool {
+        let mut state = self.state();
+        let leaves = state.line.is_empty() || self.stopping.is_cancelled();
+        if leaves {
+            state.drivers -= 1;
+        }
+        leaves
     }
 
     /// Another job for a driver that has some, if nobody else is there to take it.
@@ -203,11 +211,10 @@ impl Pool {
         });
     }
 
-    /// A driver ends. The last one takes the spare with it.
-    pub(super) async fn left(&self) {
+    /// When the last driver has left, the spare goes too.
+    pub(super) async fn dismiss_spare(&self) {
         let spare = {
             let mut state = self.state();
-            state.drivers -= 1;
             (state.drivers == 0).then(|| state.spare.take()).flatten()
         };
         if let Some(child) = spare {

@@ -239,6 +239,77 @@ async fn a_child_is_replaced_after_its_jobs_by_one_that_was_started_before() {
 }
 
 #[tokio::test]
+async fn a_child_that_grows_is_replaced_also_when_its_jobs_are_short() {
+    let recycle = Recycle {
+        memory: Some(64 << 20),
+        ..Recycle::default()
+    };
+    let executors = marked("grow", 1, recycle);
+    let first = number(executors.run(deed("on-process", Deed::Leak)).await.outcome);
+    let mut jobs = 0;
+    while number(executors.run(deed("on-process", Deed::Leak)).await.outcome) == first {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        jobs += 1;
+        assert!(jobs < 200, "{jobs} jobs, each of which leaves 4 MiB");
+    }
+    executors.stop().await;
+}
+
+#[tokio::test]
+async fn a_child_that_never_stops_speaking_is_ended_and_keeps_nobody_waiting() {
+    let executors = executors();
+    let limit = Duration::from_millis(500);
+    for what in [Deed::FloodLines, Deed::FloodFrames] {
+        let flood = Run {
+            hard: Some(limit),
+            ..deed("on-process", what)
+        };
+        let mut longest = Duration::ZERO;
+        let others = async {
+            loop {
+                let since = Instant::now();
+                tokio::time::sleep(Duration::from_millis(1)).await;
+                longest = longest.max(since.elapsed());
+            }
+        };
+        let flooded = tokio::select! {
+            ran = executors.run(flood) => ran.outcome,
+            () = others => unreachable!("they never end"),
+        };
+        println!("others waited {longest:?} at the most");
+        assert_eq!(flooded, Outcome::TimedOut(limit), "{what:?}");
+        assert!(longest < Duration::from_secs(2), "{what:?}: others waited {longest:?}");
+        let cancelled = stopped(&executors, deed("on-process", what), Stop::cancel).await;
+        assert_eq!(cancelled, Outcome::Cancelled, "{what:?}");
+    }
+    executors.stop().await;
+}
+
+#[tokio::test]
+async fn a_word_after_the_answer_is_nobodys() {
+    let executors = marked("late", 1, Recycle::default());
+    let ended = async |name: &str, what| {
+        let run = Run {
+            job: JobId::given(name),
+            ..deed("on-process", what)
+        };
+        let log = run.log.clone();
+        let outcome = executors.run(run).await.outcome;
+        assert!(matches!(outcome, Outcome::Succeeded(_)), "{name}: {outcome:?}");
+        log
+    };
+    // The child drops it; the worker drops what another program's child may say of the job before.
+    ended("speaks late", Deed::LateWord).await;
+    ended("in between", Deed::Pid).await;
+    let heard = ended("meanwhile", Deed::Nap).await;
+    assert!(heard.take(1).is_none());
+    ended("sends late", Deed::LateFrame).await;
+    let heard = ended("meanwhile too", Deed::Nap).await;
+    assert!(heard.take(1).is_none());
+    executors.stop().await;
+}
+
+#[tokio::test]
 async fn many_small_jobs_share_few_children_and_each_gets_its_own_answer() {
     let executors = Arc::new(executors());
     let mut runs = tokio::task::JoinSet::new();

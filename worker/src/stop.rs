@@ -67,7 +67,7 @@ impl Stop {
     }
 
     /// The job reached its soft limit.
-    pub(super) fn soft_limit(&self, limit: Duration) {
+    pub(crate) fn soft_limit(&self, limit: Duration) {
         let _ = self.0.first.set(Why::SoftLimit(limit));
         self.raise(Step::Told);
     }
@@ -85,7 +85,7 @@ impl Stop {
     }
 
     /// How a run ends that was stopped: by what was asked first.
-    pub(super) fn outcome(&self) -> Outcome {
+    pub(crate) fn outcome(&self) -> Outcome {
         match self.0.first.get() {
             Some(Why::Shutdown) => Outcome::Interrupted,
             // One that was also cancelled, or interrupted, is that.
@@ -96,7 +96,7 @@ impl Stop {
     }
 
     /// A run that was asked to stop and then ended with an error ended because of that.
-    pub(super) fn explains(&self, outcome: Outcome) -> Outcome {
+    pub(crate) fn explains(&self, outcome: Outcome) -> Outcome {
         match outcome {
             Outcome::Failed { .. } if self.is(Step::Told) => self.outcome(),
             other => other,
