@@ -66,7 +66,7 @@ async fn measure(options: Options) -> Result<Report> {
     let bare_two = Arc::new(bare(2, Recycle::default())?);
     let bare_one = bare(1, Recycle::default())?;
     let mut bench = Bench {
-        jobs: options.jobs.max(AT_ONCE * 10),
+        jobs: whole(options.jobs.max(AT_ONCE * 10)),
         two: bare_two,
         one: bare_one,
         echo_tokio: Echo::start(Kind::Tokio)?,
@@ -81,9 +81,14 @@ async fn measure(options: Options) -> Result<Report> {
     for _ in 0..options.rounds {
         rounds.push(bench.round().await?);
     }
-    let pids = bench.pids(10_000).await?;
+    let pids = bench.pids(whole(10_000)).await?;
     bench.end()?;
     Ok(report(&options, machine, &rounds, pids))
+}
+
+/// So many that each of those at once has as many.
+fn whole(jobs: usize) -> usize {
+    jobs.next_multiple_of(AT_ONCE)
 }
 
 struct Bench {

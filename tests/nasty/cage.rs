@@ -11,11 +11,12 @@ use crate::SOON;
 /// Processes and threads in it.
 const MOST: u32 = 64;
 
-/// Goes into the cage that is its first argument, sees that it is closed, and becomes the rest.
+/// Goes into the cage that is its first argument, sees that it holds no more than the second, and becomes the
+/// rest.
 const ENTER: &str = r#"echo $$ > "$1/cgroup.procs" &&
     grep -qx $$ "$1/cgroup.procs" &&
-    grep -qx 64 "$1/pids.max" || exit 66
-shift
+    grep -qx "$2" "$1/pids.max" || exit 66
+shift 2
 exec "$@""#;
 
 pub struct Cage(PathBuf);
@@ -51,7 +52,8 @@ impl Cage {
 
     /// A command that runs another one inside.
     pub fn enter(&self, command: impl IntoIterator<Item = impl Into<String>>) -> Vec<String> {
-        let enter = ["sh", "-c", ENTER, "cage", self.path()].map(str::to_owned);
+        let most = MOST.to_string();
+        let enter = ["sh", "-c", ENTER, "cage", self.path(), &most].map(str::to_owned);
         enter.into_iter().chain(command.into_iter().map(Into::into)).collect()
     }
 
