@@ -133,9 +133,14 @@ impl Reader {
         let mut started = Some(started);
         let mut pause = FIRST_PAUSE;
         loop {
-            let opened = tokio::select! {
-                opened = self.open() => opened,
+            let wire = tokio::select! {
+                wire = self.consuming.link.get() => wire,
                 () = self.over(&mut stopped) => return,
+            };
+            // To the end also when it is over: who leaves waits until all is closed again.
+            let opened = match wire {
+                Ok(wire) => self.open(wire).await,
+                Err(error) => Err(error),
             };
             let since = Instant::now();
             match opened {
@@ -199,9 +204,8 @@ impl Reader {
         }
     }
 
-    async fn open(&self) -> Result<Session> {
+    async fn open(&self, wire: Arc<Wire>) -> Result<Session> {
         let Consuming { link, names, acks, .. } = &*self.consuming;
-        let wire = link.get().await?;
         let opened = async {
             for class in Class::ALL {
                 let work = Thing::Work(self.subscription.queue.clone(), class);

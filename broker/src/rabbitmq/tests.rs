@@ -518,3 +518,18 @@ fn urls() {
     assert!(!problem.contains("secret"));
     assert!(parse(&format!("amqp://h/{}", "v".repeat(256))).is_err());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_leaves_while_its_consumer_starts_has_given_all_back() {
+    let place = Place::new();
+    let queue = place.open(&server());
+    for patience in 0..24 {
+        publish(&queue, (0..30).map(work).collect()).await;
+        let subscription = subscription(30);
+        let worker = subscription.worker;
+        let patience = Duration::from_micros(patience * 500);
+        let _ = timeout(patience, queue.consume(subscription, false)).await;
+        queue.leave(worker).await;
+        assert_eq!(queue.purge(mail()).await.unwrap(), 30, "given up after {patience:?}");
+    }
+}
