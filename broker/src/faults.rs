@@ -21,6 +21,8 @@ pub enum Door {
     Push,
     /// [`Backend::consume`]; a fault makes a consumer to which nothing ever comes.
     Consume,
+    /// [`Backend::watch`].
+    Watch,
     /// [`Backend::beat`].
     Beat,
     /// [`Backend::claim`].
@@ -149,7 +151,7 @@ impl Backend for Faulty {
         self.faulted(Door::Look, self.inner.log(id))
     }
     fn watch(&self, mailbox: Mailbox) -> BoxFuture<'_, Result<mpsc::Receiver<Mail>>> {
-        self.inner.watch(mailbox)
+        self.faulted(Door::Watch, self.inner.watch(mailbox))
     }
     fn beat(&self, beat: WorkerBeat) -> BoxFuture<'_, Result<Vec<QueueName>>> {
         self.faulted(Door::Beat, self.inner.beat(beat))

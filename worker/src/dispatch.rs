@@ -115,6 +115,7 @@ pub(crate) struct Dispatch {
 /// What the loop listens to.
 struct Ears {
     inbox: mpsc::UnboundedReceiver<Event>,
+    /// Closed until the mailbox is opened.
     mails: mpsc::Receiver<Mail>,
     beats: tokio::time::Interval,
     probes: tokio::time::Interval,
@@ -136,13 +137,15 @@ impl Bench {
 impl Dispatch {
     pub(crate) async fn run(plan: Plan, mut until: Until, abandoned: CancellationToken) -> Result<(), WorkerError> {
         let grace = plan.grace;
-        let (mut this, mut ears) = tokio::select! {
-            opened = Self::open(plan) => opened?,
-            () = until.told() => return Ok(()),
-            () = abandoned.cancelled() => return Ok(()),
+        let until_idle = matches!(until, Until::Idle);
+        let (mut this, mut ears) = Self::new(plan)?;
+        let whole = async {
+            this.open(&mut ears).await?;
+            this.work(&mut ears, until_idle).await
         };
+        // Also who is still at its start has deliveries in hands, and is known as a worker.
         let ended = tokio::select! {
-            ended = this.work(&mut ears, matches!(until, Until::Idle)) => ended,
+            ended = whole => ended,
             () = until.told() => Ok(()),
             () = abandoned.cancelled() => Ok(()),
         };

@@ -22,8 +22,8 @@ use crate::worker::WorkerError;
 const NAMED: usize = 100;
 
 impl Dispatch {
-    /// Starts the executors and the consumers, and says for the first time that this worker lives.
-    pub(super) async fn open(plan: Plan) -> Result<(Self, Ears), WorkerError> {
+    /// Starts the executors. The back end does not hear of it yet.
+    pub(super) fn new(plan: Plan) -> Result<(Self, Ears), WorkerError> {
         let me: WorkerId = Mailbox::from_random(*uuid::Uuid::new_v4().as_bytes());
         let slots = plan.slots;
         let sizes = Sizes {
@@ -78,14 +78,14 @@ impl Dispatch {
                 .map_or_else(|_| "localhost".into(), |h| h.trim().to_owned()),
             pid: std::process::id(),
             started: plan.backend.now(),
-            queues: plan.queues.clone(),
+            queues: plan.queues,
             tasks,
             slots: u32::try_from(all).unwrap_or(u32::MAX),
             running: 0,
             progress: Vec::new(),
             health: WorkerHealth::default(),
         };
-        let mut this = Self {
+        let this = Self {
             crew,
             benches,
             room: Room::default(),
@@ -100,16 +100,29 @@ impl Dispatch {
             duties: Duties::default(),
             events,
         };
-        // The consumers make this process known as a worker before its mailbox is opened.
-        let prefetch = this.prefetch();
-        for queue in plan.queues {
+        let ears = Ears {
+            inbox,
+            mails: mpsc::channel(1).1,
+            beats: tokio::time::interval(limits::BEAT),
+            probes: probes(),
+            leaks,
+        };
+        Ok((this, ears))
+    }
+
+    /// Starts the consumers, which make this process known as a worker, and opens its mailbox.
+    pub(super) async fn open(&mut self, ears: &mut Ears) -> Result<(), WorkerError> {
+        let backend = Arc::clone(&self.crew.backend);
+        let me = self.crew.me;
+        let prefetch = self.prefetch();
+        for queue in self.said.queues.clone() {
             let subscription = Subscription {
                 worker: me,
                 queue: queue.clone(),
                 prefetch,
             };
-            let mut consumer = reached(|| plan.backend.consume(subscription.clone())).await?;
-            let events = this.events.clone();
+            let mut consumer = reached(|| backend.consume(subscription.clone())).await?;
+            let events = self.events.clone();
             let name = queue.clone();
             tokio::spawn(async move {
                 while let Some(delivery) = consumer.deliveries.recv().await {
@@ -119,7 +132,7 @@ impl Dispatch {
                 }
                 let _ = events.send(Event::Ended(name));
             });
-            this.taps.insert(
+            self.taps.insert(
                 queue,
                 Tap {
                     flow: consumer.flow,
@@ -128,16 +141,10 @@ impl Dispatch {
                 },
             );
         }
-        let mails = reached(|| plan.backend.watch(me)).await?;
-        this.say_health();
-        let ears = Ears {
-            inbox,
-            mails,
-            beats: tokio::time::interval(limits::BEAT),
-            probes: probes(),
-            leaks,
-        };
-        Ok((this, ears))
+        ears.mails = reached(|| backend.watch(me)).await?;
+        ears.beats.reset_immediately();
+        self.say_health();
+        Ok(())
     }
 }
 

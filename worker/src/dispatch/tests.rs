@@ -96,9 +96,24 @@ async fn a_worker_that_stops_beats_until_its_jobs_have_ended() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_is_stopped_at_its_start_leaves_nothing_behind() {
+    let (backend, plan) = with_a_job(mpsc::unbounded_channel().0).await;
+    // It has its consumers, and waits for its mailbox until it is told.
+    let faults = 10_000;
+    backend.plan(Door::Watch, Fault::RequestLost, faults);
+    let until = Until::Told(Box::pin(tokio::time::sleep(MINUTE)));
+    let ended = Dispatch::run(plan, until, CancellationToken::new()).await;
+    assert!(ended.is_ok() && backend.left() < faults, "{ended:?}");
+    let left = backend.pending(Vec::new()).await.unwrap();
+    assert_eq!((left.ready, left.held), (1, 0), "the job is back");
+    assert_eq!(backend.workers().await.unwrap().len(), 0, "nobody is known");
+}
+
+#[tokio::test(start_paused = true)]
 async fn what_only_goes_back_does_not_keep_a_worker_for_its_grace() {
     let (backend, plan) = with_a_job(mpsc::unbounded_channel().0).await;
-    let (mut this, mut ears) = Dispatch::open(plan).await.unwrap();
+    let (mut this, mut ears) = Dispatch::new(plan).unwrap();
+    this.open(&mut ears).await.unwrap();
     let delivered = async {
         while this.room.is_empty() {
             let event = ears.inbox.recv().await.unwrap();
