@@ -25,7 +25,7 @@ use millhand_proto::QueueName;
 use millhand_worker::{Slots, Worker};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use self::drive::Ledger;
+use self::drive::{Ledger, Window};
 use self::progress::{Drawing, Progress};
 use self::proof::Verdict;
 use self::walk::{Rules, Tree};
@@ -326,8 +326,10 @@ async fn session(
     };
     let mut running = tokio::spawn(Box::pin(worker(Arc::clone(&backend), plan.slots).run(told)));
     let client = Client::named(backend, "demo");
+    let window = Window::new();
     let work = Box::pin(drive::drive(
         client.clone(),
+        window.clone(),
         plan.root,
         tree,
         plan.spoil,
@@ -349,7 +351,8 @@ async fn session(
         Err(error) => Err(failed("worker", &error.to_string())),
     };
     if plan.place.is_some() && done.is_err() {
-        // Where others work, nothing is left to them.
+        // Where others work, nothing is left to them, also not what is still on its way.
+        window.close().await;
         for queue in queues() {
             if let Err(error) = client.admin().purge(queue.clone(), |_| true).await {
                 let message = format!("queue {queue} may still hold jobs of this demo: {error}");

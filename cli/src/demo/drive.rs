@@ -11,7 +11,7 @@ use millhand_client::{Client, JobFailure};
 use millhand_proto::{JobId, State, Task};
 use serde::de::DeserializeOwned;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
 
 use super::figures::{Phases, Timeline};
@@ -20,9 +20,9 @@ use super::proof::{Claim, FileClaim};
 use super::tasks::{Count, Counted, Read, SECTION, Section, Stamp};
 use super::walk::Tree;
 
-/// Bytes that are read or enqueued and not counted yet: they bound the queue, and with it memory
+/// KiB that are read or enqueued and not counted yet: they bound the queue, and with it memory
 /// and the file.
-const WINDOW: usize = 64 << 20;
+const WINDOW: u32 = 64 << 10;
 /// Files that are worked on at once.
 const FILES: usize = 256;
 /// How long a job may take before the demo gives up.
@@ -44,10 +44,35 @@ pub(super) struct Ledger {
     pub(super) failures: Vec<String>,
 }
 
+/// Room for what is under way, from before it is enqueued until it is counted.
+#[derive(Clone, Debug)]
+pub(super) struct Window(Arc<Semaphore>);
+
+impl Window {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Semaphore::new(WINDOW as usize)))
+    }
+
+    async fn room(&self, bytes: u64) -> Result<Arc<OwnedSemaphorePermit>, String> {
+        let room = u32::try_from(bytes.div_ceil(1024)).unwrap_or(u32::MAX);
+        let room = Arc::clone(&self.0).acquire_many_owned(room).await;
+        room.map(Arc::new).map_err(|e| e.to_string())
+    }
+
+    /// Once [`drive`] was given up: waits for the jobs that are on their way into the queue. No other
+    /// sets out after them, since nobody has room any more.
+    pub(super) async fn close(&self) {
+        // It is never closed otherwise.
+        let all = self.0.acquire_many(WINDOW).await;
+        self.0.close();
+        drop(all);
+    }
+}
+
 #[derive(Debug)]
 struct Hub {
     client: Client,
-    window: Arc<Semaphore>,
+    window: Window,
     progress: Arc<Progress>,
     began: Instant,
     ledger: Mutex<Ledger>,
@@ -65,6 +90,7 @@ struct Piece {
 /// Runs the jobs for all files of `tree`, which lies under `root`; answers how long they took, too.
 pub(super) async fn drive(
     client: Client,
+    window: Window,
     root: &Path,
     tree: Tree,
     spoil: bool,
@@ -88,7 +114,7 @@ pub(super) async fn drive(
     };
     let hub = Arc::new(Hub {
         client,
-        window: Arc::new(Semaphore::new(WINDOW >> 10)),
+        window,
         progress,
         began: Instant::now(),
         ledger: Mutex::new(Ledger {
@@ -160,20 +186,17 @@ async fn one_file(hub: Arc<Hub>, name: Vec<u8>, path: PathBuf, size: u64, spoil:
     let mut trouble = None;
     let mut from = Some((0, false));
     while let Some((offset, in_word)) = from {
-        let room = size.saturating_sub(offset).clamp(1024, SECTION).div_ceil(1024);
-        let room = u32::try_from(room).unwrap_or(u32::MAX);
-        let permit = Arc::clone(&hub.window)
-            .acquire_many_owned(room)
-            .await
-            .map_err(|e| e.to_string())?;
-        let permit = Arc::new(permit);
+        let permit = hub
+            .window
+            .room(size.saturating_sub(offset).clamp(1024, SECTION))
+            .await?;
         let job = Read {
             path: path.clone(),
             offset,
             in_word,
             spoil: spoil && offset == 0,
         };
-        let id = hub.client.enqueue(job).await.map_err(|e| e.to_string())?.id();
+        let id = hub.enqueue(job, Arc::clone(&permit)).await?;
         let section = match hub.ended::<Read>(id).await? {
             Some(Section::Read { pieces, next, stamps }) => (pieces, next, stamps),
             Some(Section::Unreadable(why)) => {
@@ -237,6 +260,18 @@ async fn one_file(hub: Arc<Hub>, name: Vec<u8>, path: PathBuf, size: u64, spoil:
 impl Hub {
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Enqueues a job, to the end also when its file is given up: until then it holds its room.
+    async fn enqueue(&self, job: Read, room: Arc<OwnedSemaphorePermit>) -> Result<JobId, String> {
+        let client = self.client.clone();
+        let enqueueing = tokio::spawn(async move {
+            let enqueued = client.enqueue(job).await;
+            drop(room);
+            enqueued
+        });
+        let enqueued = enqueueing.await.map_err(|e| e.to_string())?;
+        Ok(enqueued.map_err(|e| e.to_string())?.id())
     }
 
     /// Waits for a job; `None` when it did not succeed.
@@ -311,5 +346,45 @@ impl Hub {
             words,
             sha256,
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::Arc;
+
+    use millhand_broker::Backend;
+    use millhand_broker::memory::Memory;
+
+    use super::super::walk::Found;
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn who_gives_it_up_waits_for_what_is_on_its_way_and_no_more_sets_out() {
+        for _ in 0..20 {
+            let backend: Arc<dyn Backend> = Memory::open().unwrap();
+            let found = |n: usize| Found {
+                path: format!("/{n}").into(),
+                size: 1,
+            };
+            let tree = Tree {
+                files: (0..FILES).map(found).collect(),
+                ..Tree::default()
+            };
+            let (client, window) = (Client::new(Arc::clone(&backend)), Window::new());
+            let work = drive(client, window.clone(), Path::new("/"), tree, false, Arc::default());
+            let ready = async || backend.pending(Vec::new()).await.unwrap().ready;
+            let some = async { while ready().await == 0 {} };
+            tokio::select! {
+                done = Box::pin(work) => panic!("nobody runs them: {done:?}"),
+                () = some => {}
+            }
+            window.close().await;
+            let all = ready().await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            assert_eq!(ready().await, all);
+        }
     }
 }
