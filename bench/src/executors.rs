@@ -4,6 +4,7 @@ mod echo;
 mod inside;
 mod python;
 mod rates;
+mod singly;
 mod tasks;
 
 use std::collections::HashSet;
@@ -16,12 +17,12 @@ use bytes::Bytes;
 use millhand_proto::Payload;
 use millhand_worker::{Bare, Recycle};
 
-use self::echo::{Echo, Kind};
 pub(crate) use self::echo::{echo, is_echo};
-use self::inside::{BareThread, spawned};
+use self::inside::spawned;
 use self::python::Python;
-use self::rates::{AT_ONCE, at_once, each, one_by_one};
-use self::tasks::{Every, OnAsync, OnProcess, OnThread, Spin, bare, every_byte, nothing, ran, ran_out};
+use self::rates::{AT_ONCE, at_once, each};
+use self::singly::{Medians, Singly};
+use self::tasks::{Every, OnAsync, OnProcess, Spin, bare, every_byte, nothing, ran, ran_out};
 use crate::figures::{Beside, Number, Spread, float, median_micros};
 use crate::machine::Machine;
 use crate::options::Options;
@@ -39,18 +40,18 @@ const LIMITS: usize = 5;
 /// The hard limit of a job without end.
 const LIMIT: Duration = Duration::from_millis(50);
 
-/// What one round found: ours, then the bare ones.
+/// What one round found.
 struct Round {
-    process: f64,
-    echo_tokio: f64,
-    echo_blocking: f64,
+    all_cores: Medians,
+    one_core: Medians,
+    /// Jobs per second.
     process_rate: f64,
     python: Python,
+    /// Milliseconds.
     big: f64,
     copied: f64,
-    thread: f64,
-    channel: f64,
-    asynchronous: f64,
+    /// Microseconds for each.
+    on_async: f64,
     spawned: f64,
     killed: Vec<Duration>,
     next: Vec<Duration>,
@@ -63,15 +64,13 @@ pub(crate) async fn run(options: &Options) -> Result<Report> {
 
 async fn measure(options: Options) -> Result<Report> {
     // First: in a child it goes no further.
-    let bare_two = Arc::new(bare(2, Recycle::default())?);
-    let bare_one = bare(1, Recycle::default())?;
+    let two = Arc::new(bare(2, Recycle::default())?);
     let mut bench = Bench {
         jobs: whole(options.jobs.max(AT_ONCE * 10)),
-        two: bare_two,
-        one: bare_one,
-        echo_tokio: Echo::start(Kind::Tokio)?,
-        echo_blocking: Echo::start(Kind::Blocking)?,
-        thread: BareThread::start(),
+        two,
+        one: bare(1, Recycle::default())?,
+        all_cores: Singly::on_all_cores().await?,
+        one_core: Singly::on_one_core().await?,
         runtime: tokio::runtime::Builder::new_multi_thread().build()?,
         big: Bytes::from(vec![1; BIG]),
     };
@@ -95,17 +94,14 @@ struct Bench {
     jobs: usize,
     two: Arc<Bare>,
     one: Bare,
-    echo_tokio: Echo,
-    echo_blocking: Echo,
-    thread: BareThread,
+    all_cores: Singly,
+    one_core: Singly,
     runtime: tokio::runtime::Runtime,
     big: Bytes,
 }
 
 impl Bench {
     async fn warm_up(&mut self) -> Result<()> {
-        self.echo_tokio.times(100).await?;
-        self.echo_blocking.times(100).await?;
         ran::<OnProcess>(&self.one, &nothing(&OnProcess())?).await?;
         at_once::<OnProcess>(&self.two, &nothing(&OnProcess())?, AT_ONCE * 10).await?;
         at_once::<OnAsync>(&self.two, &nothing(&OnAsync())?, AT_ONCE * 10).await?;
@@ -114,30 +110,23 @@ impl Bench {
 
     async fn round(&mut self) -> Result<Round> {
         let few = self.jobs / 10;
-        let no_op = nothing(&OnProcess())?;
-        let process = median_micros(one_by_one::<OnProcess>(&self.one, &no_op, few).await?);
-        let echo_tokio = median_micros(self.echo_tokio.times(few).await?);
-        let echo_blocking = median_micros(self.echo_blocking.times(few).await?);
-        let (_, took) = at_once::<OnProcess>(&self.two, &no_op, self.jobs).await?;
+        let all_cores = self.all_cores.round(few).await?;
+        let one_core = self.one_core.round(few).await?;
+        let (_, took) = at_once::<OnProcess>(&self.two, &nothing(&OnProcess())?, self.jobs).await?;
         let process_rate = float(self.jobs) / took.as_secs_f64();
         let python = Python::measure(few, BIG).await?;
         let (big, copied) = self.bigs().await?;
-        let thread = one_by_one::<OnThread>(&self.two, &nothing(&OnThread())?, few).await?;
-        let channel = self.thread.times(few).await?;
         let (_, futures) = at_once::<OnAsync>(&self.two, &nothing(&OnAsync())?, self.jobs).await?;
         let spawned = spawned(&self.runtime, self.jobs).await?;
         let (killed, next) = self.limits().await?;
         Ok(Round {
-            process,
-            echo_tokio,
-            echo_blocking,
+            all_cores,
+            one_core,
             process_rate,
             python,
             big,
             copied,
-            thread: median_micros(thread),
-            channel: median_micros(channel),
-            asynchronous: each(futures, self.jobs),
+            on_async: each(futures, self.jobs),
             spawned: each(spawned, self.jobs),
             killed,
             next,
@@ -169,11 +158,11 @@ impl Bench {
             let started = Instant::now();
             let first = async {
                 ran_out::<Spin>(&self.one, &spin, LIMIT).await?;
-                anyhow::Ok(started.elapsed() - LIMIT)
+                anyhow::Ok(started.elapsed().saturating_sub(LIMIT))
             };
             let second = async {
                 ran::<OnProcess>(&self.one, &no_op).await?;
-                anyhow::Ok(started.elapsed() - LIMIT)
+                anyhow::Ok(started.elapsed().saturating_sub(LIMIT))
             };
             let (first, second) = tokio::try_join!(first, second)?;
             killed.push(first);
@@ -189,8 +178,8 @@ impl Bench {
     }
 
     fn end(self) -> Result<()> {
-        self.echo_tokio.stop()?;
-        self.echo_blocking.stop()?;
+        self.all_cores.stop()?;
+        self.one_core.stop()?;
         self.runtime.shutdown_background();
         Ok(())
     }
@@ -198,8 +187,24 @@ impl Bench {
 
 fn report(options: &Options, machine: Machine, rounds: &[Round], pids: usize) -> Report {
     let of = |value: fn(&Round) -> (f64, f64)| rounds.iter().map(value);
+    let singly = |which: fn(&Round) -> Medians| rounds.iter().map(which).collect::<Vec<_>>();
     let python = rounds.first().map_or("?", |round| &round.python.version);
     let python = format!("Python {python} ProcessPoolExecutor");
+    let rate = of(|r| (r.process_rate, r.python.per_second));
+    let big = "64 MiB to a child that reads every byte";
+    let by_python = of(|r| (r.big, r.python.big_ms));
+    let one_python = rounds.iter().map(|r| (r.all_cores.process, r.python.one_us));
+    let on_async = of(|r| (r.on_async, r.spawned));
+    let mut beside = Vec::new();
+    beside.extend(singly::rows("all cores", &singly(|r| r.all_cores)));
+    beside.extend(singly::rows("one core", &singly(|r| r.one_core)));
+    beside.extend([
+        Beside::of("process, no-op, p50, all cores", python.clone(), "µs", one_python),
+        Beside::of("process, no-op, 2 children, jobs", python.clone(), "1/s", rate).at_least(10.0),
+        Beside::of(big, "a copy that is read", "ms", of(|r| (r.big, r.copied))).at_most(2.0),
+        Beside::of(big, python, "ms", by_python).at_most(0.2),
+        Beside::of("async, no-op, each of many at once", "spawn and join", "µs", on_async).at_most_or_more(2.0, 1.5),
+    ]);
     let rate = Spread::of(rounds.iter().map(|r| r.process_rate)).median;
     let millis = |times: Vec<Duration>| median_micros(times) / 1e3;
     let killed = millis(rounds.iter().flat_map(|r| r.killed.clone()).collect());
@@ -208,63 +213,7 @@ fn report(options: &Options, machine: Machine, rounds: &[Round], pids: usize) ->
         machine,
         settings: vec![("jobs", options.jobs), ("rounds", options.rounds), ("at once", AT_ONCE)],
         pairs: Vec::new(),
-        beside: vec![
-            Beside::of(
-                "process, no-op, one at a time, p50",
-                "a tokio socket there and back",
-                "µs",
-                of(|r| (r.process, r.echo_tokio)),
-            )
-            .at_most(1.5),
-            Beside::of(
-                "process, no-op, one at a time, p50",
-                "a blocking socket there and back",
-                "µs",
-                of(|r| (r.process, r.echo_blocking)),
-            )
-            .at_most(2.5),
-            Beside::of(
-                "process, no-op, one at a time, p50",
-                python.clone(),
-                "µs",
-                of(|r| (r.process, r.python.one_us)),
-            ),
-            Beside::of(
-                "process, no-op, 2 children, jobs",
-                python.clone(),
-                "1/s",
-                of(|r| (r.process_rate, r.python.per_second)),
-            )
-            .at_least(10.0),
-            Beside::of(
-                "64 MiB to a child that reads every byte",
-                "a copy that is read",
-                "ms",
-                of(|r| (r.big, r.copied)),
-            )
-            .at_most(2.0),
-            Beside::of(
-                "64 MiB to a child that reads every byte",
-                python,
-                "ms",
-                of(|r| (r.big, r.python.big_ms)),
-            )
-            .at_most(0.2),
-            Beside::of(
-                "thread, no-op, one at a time, p50",
-                "a channel to a thread and back",
-                "µs",
-                of(|r| (r.thread, r.channel)),
-            )
-            .at_most(2.0),
-            Beside::of(
-                "async, no-op, each of many at once",
-                "spawn and join",
-                "µs",
-                of(|r| (r.asynchronous, r.spawned)),
-            )
-            .at_most_or_more(2.0, 1.5),
-        ],
+        beside,
         times: Vec::new(),
         numbers: vec![
             Number::of("process, no-op, 2 children", rate, "1/s").at_least(100_000.0),

@@ -1,4 +1,5 @@
-//! Warm children of `millhand worker`: replaced when the settings say so, and told about when they crash.
+//! Warm children of `millhand worker`: replaced when the settings say so, told about when they crash, with
+//! results of any size.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod place;
@@ -15,12 +16,19 @@ recycle_jobs = 3
 [tasks.pid]
 child = ["python3", "pid.py"]
 crashes = 1
+[tasks.big]
+child = ["python3", "pid.py"]
 "#;
 
 /// A child that answers its process id, or ends by the signal that it is given.
 const CHILD: &str = r#"
 import os
 from child import serve, task
+
+@task("big")
+def big(args, cx):
+    # Big enough to be handed over in a file.
+    return "x" * args
 
 @task("pid")
 def pid(args, cx):
@@ -57,6 +65,16 @@ fn a_child_is_replaced_after_as_many_jobs_as_the_settings_say() {
     });
     // The successor may take its time to start.
     assert!(pids[..2].iter().all(|(_, jobs)| *jobs >= 3), "{pids:?}");
+}
+
+#[test]
+fn a_big_result_comes_in_a_file_and_a_bigger_one_is_refused() {
+    let place = place();
+    let _worker = place.worker();
+    let (big, _) = place.expect(0, &["enqueue", "big", "--args", "500000", "--wait"]);
+    assert_eq!(big.trim().len(), 500_000);
+    let (_, said) = place.expect(100, &["enqueue", "big", "--args", "1100000", "--wait"]);
+    assert!(said.contains("result_too_big") || said.contains("more than"), "{said}");
 }
 
 #[test]

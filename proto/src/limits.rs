@@ -100,7 +100,7 @@ limits! {
     /// Running jobs whose progress a worker tells with its beat.
     PROGRESS_JOBS: usize = 100, "progress", "100 jobs", "how many running jobs of one worker are told of with each beat; those that run longest come first";
     /// Bytes of arguments or results that go to and from a child beside its socket.
-    SHARED_OVER: usize = 256 << 10, "beside the socket", "over 256 KiB", "arguments and results that go to and from a child by descriptor";
+    SHARED_OVER: usize = 1 << 20, "beside the socket", "over 1 MiB", "arguments and results that go to and from a child by descriptor";
     /// Bytes that may go by descriptor.
     SHARED_BYTES: usize = 256 << 20, "by descriptor, at most", "256 MiB", "of one payload; the arguments' own limit is lower";
     /// Jobs that a child may hold at once.

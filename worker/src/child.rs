@@ -21,7 +21,6 @@ use crate::executors::frames::{
     Carried, Done, End, Frame, FrameError, Hello, LogLine, Progress, RunJob, VERSION, micros,
 };
 use crate::executors::guarded;
-use crate::executors::shared;
 use crate::executors::socket::{Inbox, Outbox};
 use crate::log::{Said, Sink};
 use crate::registry::{Handler, Registry};
@@ -174,14 +173,11 @@ impl Line {
             }
             // Big arguments are a map, which takes a while to go: not before the answer.
             let kept = args.clone();
-            let (done, file) = run(registry, states, job, args, stop, self.sink(id));
+            let done = run(registry, states, job, args, stop, self.sink(id));
             *self.running() = None;
             // Standard output is not flushed here: it ends lines by itself, and `main` may hold its lock.
             let mut outgoing = self.outgoing();
-            match file {
-                Some(file) => outgoing.push_with(&Frame::Done(vec![done]), file)?,
-                None => outgoing.push(&Frame::Done(vec![done]))?,
-            }
+            outgoing.push(&Frame::Done(vec![done]))?;
             outgoing.send_all(&self.socket)?;
             drop(outgoing);
             drop(kept);
@@ -315,21 +311,14 @@ impl Line {
     }
 }
 
-fn run(
-    registry: &Registry,
-    states: &Arc<States>,
-    job: RunJob,
-    args: Bytes,
-    stop: Stop,
-    sink: Sink,
-) -> (Done, Option<std::os::fd::OwnedFd>) {
+fn run(registry: &Registry, states: &Arc<States>, job: RunJob, args: Bytes, stop: Stop, sink: Sink) -> Done {
     let id = job.job;
     let deadline = job
         .deadline_ms
         .and_then(|ms| Instant::now().checked_add(Duration::from_millis(ms)));
     let Some(Handler::Process(handler)) = registry.get(&job.task).map(|task| &task.handler) else {
         let error = format!("the child does not know task {}", job.task);
-        return (Done::only(id, End::failed(error)), None);
+        return Done::only(id, End::failed(error));
     };
     let facts = Facts {
         job: id,
@@ -349,51 +338,19 @@ fn run(
     let (result, cpu) = guarded(handler, args, cx.clone());
     let cpu = micros(cpu);
     match result {
-        Ok(handled) => {
-            let (end, file) = carried(End::of(bounded(handled.outcome)));
-            let done = Done {
-                run: micros(handled.run),
-                encode: micros(handled.encode),
-                cpu: Some(cpu),
-                children: cx.take_children().iter().map(|parcel| parcel.encode().into()).collect(),
-                ..Done::only(id, end)
-            };
-            (done, file)
-        }
-        Err(error) => {
-            let done = Done {
-                run: micros(started.elapsed()),
-                cpu: Some(cpu),
-                ..Done::only(id, End::failed(error))
-            };
-            (done, None)
-        }
-    }
-}
-
-/// A big result goes by descriptor.
-fn carried(end: End) -> (End, Option<std::os::fd::OwnedFd>) {
-    match end {
-        End::Ok(Carried {
-            codec,
-            bytes: Some(bytes),
-            ..
-        }) if bytes.len() > limits::SHARED_OVER => match shared::write(&bytes) {
-            Ok(file) => {
-                let length = Some(bytes.len() as u64);
-                let carried = Carried {
-                    codec,
-                    bytes: None,
-                    length,
-                };
-                (End::Ok(carried), Some(file))
-            }
-            Err(error) => (
-                End::failed(format!("its result could not be handed over: {error}")),
-                None,
-            ),
+        // The result goes by the socket: it is no longer than what that carries faster.
+        Ok(handled) => Done {
+            run: micros(handled.run),
+            encode: micros(handled.encode),
+            cpu: Some(cpu),
+            children: cx.take_children().iter().map(|parcel| parcel.encode().into()).collect(),
+            ..Done::only(id, End::of(bounded(handled.outcome)))
         },
-        end => (end, None),
+        Err(error) => Done {
+            run: micros(started.elapsed()),
+            cpu: Some(cpu),
+            ..Done::only(id, End::failed(error))
+        },
     }
 }
 

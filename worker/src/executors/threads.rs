@@ -2,11 +2,11 @@
 //! a stop only sets the flag that the handler may look at. A thread whose job does not look is *leaked*:
 //! it is counted, and comes back when the job ends after all.
 
-use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle, Thread};
+use std::sync::Arc;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender};
 use millhand_proto::{Outcome, Payload, limits};
 use tokio::sync::{oneshot, watch};
 
@@ -18,7 +18,7 @@ use crate::registry::{Handled, SyncHandler};
 use crate::stop::Step;
 
 pub(super) struct Threads {
-    line: Arc<Line>,
+    work: Sender<Work>,
     handles: Vec<JoinHandle<()>>,
     /// Slots whose jobs were asked to end and did not.
     leaked: watch::Sender<usize>,
@@ -40,62 +40,6 @@ impl Drop for Leak<'_> {
     }
 }
 
-/// The jobs that wait for a thread, and the threads that wait for a job. Each job wakes one thread, the one
-/// that ran last: what it needs is in its core's caches still.
-#[derive(Default)]
-struct Line {
-    state: Mutex<Waiting>,
-}
-
-#[derive(Default)]
-struct Waiting {
-    jobs: VecDeque<Work>,
-    idle: Vec<Thread>,
-    closed: bool,
-}
-
-impl Line {
-    fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn put(&self, work: Work) {
-        let mut waiting = self.waiting();
-        waiting.jobs.push_back(work);
-        let woken = waiting.idle.pop();
-        drop(waiting);
-        if let Some(thread) = woken {
-            thread.unpark();
-        }
-    }
-
-    /// The next job; `None` when none comes any more.
-    fn take(&self) -> Option<Work> {
-        let this = thread::current();
-        let mut waiting = self.waiting();
-        loop {
-            if let Some(work) = waiting.jobs.pop_front() {
-                return Some(work);
-            }
-            if waiting.closed {
-                return None;
-            }
-            waiting.idle.push(this.clone());
-            drop(waiting);
-            thread::park();
-            waiting = self.waiting();
-            // It may have woken by itself.
-            waiting.idle.retain(|idle| idle.id() != this.id());
-        }
-    }
-
-    fn close(&self) {
-        let mut waiting = self.waiting();
-        waiting.closed = true;
-        waiting.idle.iter().for_each(Thread::unpark);
-    }
-}
-
 struct Work {
     handler: SyncHandler,
     args: Payload,
@@ -108,17 +52,17 @@ pub(crate) type Reply = (Result<Handled, String>, Duration);
 
 impl Threads {
     pub(super) fn start(count: usize) -> std::io::Result<Self> {
-        let mut this = Self {
-            line: Arc::default(),
-            handles: Vec::with_capacity(count),
-            leaked: watch::Sender::new(0),
-        };
-        for n in 0..count {
-            let line = Arc::clone(&this.line);
+        let (work, line) = crossbeam_channel::unbounded();
+        let handles = (0..count).map(|n| {
+            let line = line.clone();
             let thread = thread::Builder::new().name(format!("millhand-thread-{n}"));
-            this.handles.push(thread.spawn(move || serve(&line))?);
-        }
-        Ok(this)
+            thread.spawn(move || serve(&line))
+        });
+        Ok(Self {
+            work,
+            handles: handles.collect::<Result<_, _>>()?,
+            leaked: watch::Sender::new(0),
+        })
     }
 
     /// Slots whose threads are leaked, and word when their number changes.
@@ -135,7 +79,9 @@ impl Threads {
             cx: cx.clone(),
             reply,
         };
-        self.line.put(work);
+        if self.work.send(work).is_err() {
+            return Ended::failed("no thread is left to run it");
+        }
         // Raises the flag at the limit: only the handler decides.
         let flag_at_limit = async {
             run.timed_out().await;
@@ -182,7 +128,7 @@ impl Threads {
     }
 
     pub(super) async fn stop(self) {
-        self.line.close();
+        drop(self.work);
         let until = Instant::now() + GRACE;
         while Instant::now() < until && !self.handles.iter().all(JoinHandle::is_finished) {
             tokio::time::sleep(Duration::from_millis(2)).await;
@@ -190,19 +136,15 @@ impl Threads {
     }
 }
 
-impl Drop for Threads {
-    fn drop(&mut self) {
-        self.line.close();
-    }
-}
-
-fn serve(line: &Line) {
-    while let Some(Work {
+/// A thread that has ended a job looks for the next for a few microseconds before it sleeps: to be woken
+/// costs more.
+fn serve(line: &Receiver<Work>) {
+    for Work {
         handler,
         args,
         cx,
         reply,
-    }) = line.take()
+    } in line
     {
         let _ = reply.send(guarded(&handler, args, cx));
     }
