@@ -241,7 +241,7 @@ fn executors() -> Executors {
     executors
 }
 
-fn run(task: &str, args: Payload) -> Run {
+pub(super) fn run(task: &str, args: Payload) -> Run {
     Run {
         job: JobId::given("a job"),
         root: JobId::given("a job"),

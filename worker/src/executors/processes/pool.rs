@@ -236,3 +236,31 @@ impl Pool {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::super::tests::run;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_driver_does_not_leave_a_job_that_has_just_come() {
+        let command: Arc<[String]> = Arc::from(["/no/such/program".to_owned()]);
+        let pool = Pool::new(
+            ChildCommand::other(&command),
+            Arc::new(Semaphore::new(1)),
+            1,
+            Recycle::default(),
+        );
+        pool.state().drivers = 1;
+        let (reply, _answer) = oneshot::channel();
+        let args = millhand_proto::Payload::encode(&1).unwrap();
+        // All drivers are there already: none is started for it.
+        pool.put(Ask::new(run("t", args), reply));
+        assert_eq!(pool.state().drivers, 1);
+        assert!(!pool.leave(), "nobody else would run it");
+        let next = pool.next(Instant::now(), &mut Alarm::new()).await;
+        assert!(matches!(next, Next::Job(_)));
+        assert!(pool.leave());
+        assert_eq!(pool.state().drivers, 0);
+    }
+}
