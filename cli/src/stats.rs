@@ -70,6 +70,16 @@ fn spans(histogram: &Histogram) -> [String; 3] {
     QUANTILES.map(|q| histogram.quantile(q).map_or_else(|| "-".into(), compact))
 }
 
+/// A count as it is shown: a store counts crashed attempts among the failed too, here each is one of them.
+fn shown(numbers: &Numbers, what: Count) -> u64 {
+    let crashed = if what == Count::Failed {
+        numbers.get(Count::Crashed)
+    } else {
+        0
+    };
+    numbers.get(what).saturating_sub(crashed)
+}
+
 fn percent(share: f64) -> String {
     format!("{:.1} %", share * 100.0)
 }
@@ -111,8 +121,8 @@ pub(crate) fn table(tasks: &[TaskStats], style: Style) -> String {
             run99.into(),
             wait50.into(),
             wait99.into(),
-            grouped(numbers.get(Count::Failed)).into(),
-            grouped(numbers.get(Count::Crashed)).into(),
+            grouped(shown(numbers, Count::Failed)).into(),
+            grouped(shown(numbers, Count::Crashed)).into(),
         ]);
     }
     table.render(style)
@@ -160,7 +170,7 @@ pub(crate) fn one(task: &TaskStats, since: Timestamp, now: Timestamp, style: Sty
 
 /// How attempts and jobs ended, in a sentence.
 fn ends(numbers: &Numbers) -> String {
-    let counts = Count::ALL.map(|what| (what, numbers.get(what)));
+    let counts = Count::ALL.map(|what| (what, shown(numbers, what)));
     let said = |whats: &[Count]| {
         let counts = counts.iter().filter(|(what, n)| *n > 0 && whats.contains(what));
         counts
@@ -328,7 +338,7 @@ impl From<&TaskStats> for TaskJson {
             task: task.task.clone(),
             runs: numbers.run.count(),
             executors: task.executors().map(|(executor, n)| (executor.as_str(), n)).collect(),
-            counts: Count::ALL.map(|what| (what.as_str(), numbers.get(what))).into(),
+            counts: Count::ALL.map(|what| (what.as_str(), shown(numbers, what))).into(),
             overhead_share: task.overhead(),
             cpu_share: profile.and_then(Profile::cpu_share),
             phases: task
@@ -378,7 +388,14 @@ mod tests {
             numbers.record(Executor::Process, &receipt, Duration::from_micros(900));
             numbers.count(Count::Succeeded);
         }
-        for what in [Count::Failed, Count::Crashed, Count::Retried] {
+        // A crash is counted twice.
+        for what in [
+            Count::Failed,
+            Count::Failed,
+            Count::Failed,
+            Count::Crashed,
+            Count::Retried,
+        ] {
             numbers.count(what);
         }
         TaskStats {
@@ -401,7 +418,7 @@ mod tests {
     fn many_tasks_one_a_line() {
         insta::assert_snapshot!(table(&[resize(), late()], PLAIN), @r#"
         TASK    ON       RUNS  OVERHEAD     RUN P50     P95     P99  WAIT P50    P99  FAILED  CRASHED
-        resize  process   200     5.5 %  ▌   47.1ms  51.2ms  51.2ms     377ms  557ms       1        1
+        resize  process   200     5.5 %  ▌   47.1ms  51.2ms  51.2ms     377ms  557ms       2        1
         late    -           0         -           -       -       -         -      -       0        0
         "#);
     }
@@ -411,7 +428,7 @@ mod tests {
         insta::assert_snapshot!(one(&resize(), ago(4_000), NOW, PLAIN), @r#"
         resize
         Runs since 2031-02-03T02:58:26.789Z (1 h 06 min): 200 on process.
-        Jobs: 200 succeeded. Attempts: 1 retried, 1 failed, 1 crashed.
+        Jobs: 200 succeeded. Attempts: 1 retried, 2 failed, 1 crashed.
 
         PHASE        P50     P95     P99
         enqueue    400µs   464µs   464µs
@@ -471,7 +488,7 @@ mod tests {
                 "crashed": 1,
                 "dead": 0,
                 "expired": 0,
-                "failed": 1,
+                "failed": 2,
                 "retried": 1,
                 "snoozed": 0,
                 "succeeded": 200

@@ -32,7 +32,7 @@ pub use histogram::Histogram;
 pub use id::{JobId, Mailbox, RecordKey, WorkerId};
 pub use log::{AttemptLog, LogLine, LogSource, Progress};
 pub use name::{NameError, Namespace, QueueName, TaskName};
-pub use outcome::{AttemptEnd, CrashCause, ErrorText, Outcome};
+pub use outcome::{AttemptEnd, CrashCause, ErrorText, Outcome, TimeLimit};
 pub use payload::{Blob, Codec, Payload, PayloadError};
 pub use policy::{RetryPolicy, RetryWish, TimeLimits};
 pub use profile::{Measure, Profile};

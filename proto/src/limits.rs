@@ -27,10 +27,8 @@ macro_rules! limits {
 limits! {
     /// Bytes of a task, queue or namespace name.
     NAME_BYTES: usize = 64, "name", "64 characters", "task, queue and namespace names; longer ones are refused";
-    /// Bytes of a job's arguments, by default.
+    /// Bytes of a job's arguments.
     ARGS_BYTES: usize = 1 << 20, "arguments", "1 MiB", "encoded arguments of one job; bigger ones are refused at enqueue";
-    /// Bytes of a job's arguments that no setting can exceed.
-    ARGS_BYTES_MAX: usize = 15 << 20, "arguments, at most", "15 MiB", "the largest value of the setting for arguments";
     /// Bytes of a job's result.
     RESULT_BYTES: usize = 1 << 20, "result", "1 MiB", "encoded result; a bigger one makes the job dead with result_too_big";
     /// Bytes of one message.

@@ -1,5 +1,6 @@
 //! How an attempt ended, and how a job did.
 
+use std::fmt;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -59,8 +60,8 @@ pub enum Outcome {
     Snoozed(Duration),
     /// It was stopped because the job was cancelled.
     Cancelled,
-    /// It was stopped at its hard limit.
-    TimedOut(Duration),
+    /// It ended because of a time limit.
+    TimedOut(TimeLimit),
     /// Its process ended under it, or was ended for what it did.
     Crashed {
         /// Why.
@@ -70,6 +71,25 @@ pub enum Outcome {
     },
     /// It was stopped because the worker stops; it goes back uncounted.
     Interrupted,
+}
+
+/// The time limit at which an attempt ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TimeLimit {
+    /// It was asked to end, and did.
+    Soft(Duration),
+    /// It was stopped.
+    Hard(Duration),
+}
+
+impl fmt::Display for TimeLimit {
+    /// What the record says of it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Soft(limit) => write!(f, "ended at its soft limit of {limit:?}"),
+            Self::Hard(limit) => write!(f, "stopped at its time limit of {limit:?}"),
+        }
+    }
 }
 
 /// Why a job's process is gone.
@@ -113,7 +133,7 @@ pub enum AttemptEnd {
     Snoozed,
     /// The job was cancelled.
     Cancelled,
-    /// At its hard limit.
+    /// At its soft or its hard limit.
     TimedOut,
     /// Its process ended under it.
     Crashed,
@@ -137,5 +157,17 @@ impl AttemptEnd {
             Self::Interrupted => "interrupted",
             Self::WorkerLost => "worker_lost",
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_limit_says_which_it_was() {
+        let three = Duration::from_secs(3);
+        assert_eq!(TimeLimit::Soft(three).to_string(), "ended at its soft limit of 3s");
+        assert_eq!(TimeLimit::Hard(three).to_string(), "stopped at its time limit of 3s");
     }
 }

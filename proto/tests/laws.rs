@@ -460,7 +460,7 @@ impl World {
                     },
                     7 => Outcome::Snoozed(Duration::from_secs(20)),
                     8 => Outcome::Cancelled,
-                    9 => Outcome::TimedOut(Duration::from_secs(1)),
+                    9 => Outcome::TimedOut(millhand_proto::TimeLimit::Hard(Duration::from_secs(1))),
                     10 => Outcome::Crashed {
                         cause: millhand_proto::CrashCause::Memory,
                         error,

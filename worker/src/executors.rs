@@ -20,12 +20,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use millhand_proto::words::bytes;
-use millhand_proto::{CrashCause, ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName, Timestamp};
+use millhand_proto::{CrashCause, ErrorText, Fence, JobId, Outcome, Parcel, Payload, TaskName, TimeLimit, Timestamp};
 
 pub use self::processes::Recycle;
 pub(crate) use self::threads::guarded;
 use crate::context::{Context, Facts, States};
-use crate::log::{JobLog, Sink};
+use crate::log::{JobLog, Sink, Source};
 use crate::panics;
 use crate::registry::{Executor, Handled, Handler, Registry};
 use crate::stop::Stop;
@@ -105,18 +105,25 @@ impl Run {
     async fn soften(&self) -> std::convert::Infallible {
         if let Some(limit) = self.soft {
             tokio::time::sleep(limit).await;
-            self.stop.soft_limit(limit);
+            self.ask_at_soft_limit(limit);
         }
         std::future::pending().await
     }
 
+    /// The job has run for so long: it is asked to stop, and its log says so.
+    fn ask_at_soft_limit(&self, limit: Duration) {
+        let text = format!("asked to end at its soft limit of {limit:?}");
+        self.log.add(Source::Said, text);
+        self.stop.soft_limit(limit);
+    }
+
     /// The hard limit as a future; without one it never comes.
-    async fn timed_out(&self) -> Duration {
-        match self.hard {
-            Some(limit) => tokio::time::sleep(limit).await,
-            None => std::future::pending().await,
-        }
-        self.hard.unwrap_or_default()
+    async fn timed_out(&self) -> Outcome {
+        let Some(limit) = self.hard else {
+            return std::future::pending().await;
+        };
+        tokio::time::sleep(limit).await;
+        Outcome::TimedOut(TimeLimit::Hard(limit))
     }
 }
 

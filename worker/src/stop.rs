@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use millhand_proto::Outcome;
+use millhand_proto::{Outcome, TimeLimit};
 use tokio::sync::Notify;
 
 /// Ends a run from outside. Clones are the same stop.
@@ -90,7 +90,7 @@ impl Stop {
             Some(Why::Shutdown) => Outcome::Interrupted,
             // One that was also cancelled, or interrupted, is that.
             Some(Why::SoftLimit(_)) if self.is(Step::AtOnce) => Outcome::Interrupted,
-            Some(Why::SoftLimit(limit)) if !self.is(Step::Asked) => Outcome::TimedOut(*limit),
+            Some(Why::SoftLimit(limit)) if !self.is(Step::Asked) => Outcome::TimedOut(TimeLimit::Soft(*limit)),
             Some(_) | None => Outcome::Cancelled,
         }
     }
@@ -119,7 +119,8 @@ mod tests {
         stop.reaches(Step::Told).await;
         tokio::task::yield_now().await;
         assert!(!waits.is_finished() && !stop.is(Step::Asked));
-        assert_eq!(stop.outcome(), Outcome::TimedOut(Duration::from_secs(1)));
+        let soft = TimeLimit::Soft(Duration::from_secs(1));
+        assert_eq!(stop.outcome(), Outcome::TimedOut(soft));
         stop.cancel();
         waits.await.unwrap();
         assert_eq!(stop.outcome(), Outcome::Cancelled);

@@ -24,30 +24,22 @@ pub(super) async fn run(args: AdviseArgs, global: &Global, ui: &Ui) -> Outcome {
     if tasks.is_empty() {
         found.nothing(ui, &args.runs)?;
     }
-    let changes = tasks.iter().filter(|task| task.advice.verdict.changes()).count();
     match ui.format {
         Format::Text if tasks.is_empty() => {}
         Format::Text => {
             ui.print(&text(&tasks, ui.style))?;
-            ui.note(&format!(
-                "{} since {}; {} would be better off otherwise",
-                plural(tasks.len() as u64, "task"),
-                rfc3339(found.since),
-                if changes == 0 {
-                    "none".into()
-                } else {
-                    grouped(changes as u64)
-                }
-            ));
+            ui.note(&summary(&tasks, found.since));
         }
         Format::Json => ui.document(&AdviceList::new(&tasks, found.since, found.now))?,
         Format::Jsonl => ui.lines(&AdviceList::new(&tasks, found.since, found.now).items)?,
     }
-    Ok(if args.strict && changes > 0 {
-        Exit::Failed
-    } else {
-        Exit::Done
-    })
+    Ok(
+        if args.strict && tasks.iter().any(|task| task.advice.verdict.changes()) {
+            Exit::Failed
+        } else {
+            Exit::Done
+        },
+    )
 }
 
 /// A task and what to do about it.
@@ -98,6 +90,33 @@ fn text(tasks: &[Advised], style: Style) -> String {
         }
     }
     out
+}
+
+/// How many tasks there are, and of how many something, or nothing yet, is known.
+fn summary(tasks: &[Advised], since: Timestamp) -> String {
+    let count = |is: fn(Verdict) -> bool| tasks.iter().filter(|task| is(task.advice.verdict)).count();
+    let (changes, unknown) = (
+        count(|verdict| verdict.changes()),
+        count(|verdict| verdict == Verdict::NotEnough),
+    );
+    let mut said = Vec::new();
+    if unknown < tasks.len() {
+        let changes = if changes == 0 {
+            "none".into()
+        } else {
+            grouped(changes as u64)
+        };
+        said.push(format!("{changes} would be better off otherwise"));
+    }
+    if unknown > 0 {
+        said.push(format!("nothing is known yet of {}", plural(unknown as u64, "task")));
+    }
+    format!(
+        "{} since {}; {}",
+        plural(tasks.len() as u64, "task"),
+        rfc3339(since),
+        said.join("; ")
+    )
 }
 
 #[derive(Debug, Serialize)]
@@ -152,5 +171,43 @@ impl From<&Advised> for AdviceJson {
             reason: task.advice.reason.clone(),
             gain: task.advice.gain.clone(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_says_of_how_many_nothing_is_known_yet() {
+        let said = |verdicts: &[Verdict]| {
+            let tasks: Vec<_> = verdicts
+                .iter()
+                .map(|verdict| Advised {
+                    task: "t".into(),
+                    executor: "async",
+                    runs: 3,
+                    advice: Advice {
+                        verdict: *verdict,
+                        reason: String::new(),
+                        gain: None,
+                    },
+                })
+                .collect();
+            summary(&tasks, Timestamp::from_micros(0)).replace("1970-01-01T00:00:00.000Z", "then")
+        };
+        use Verdict::{Keep, NotEnough, Pack};
+        assert_eq!(
+            said(&[NotEnough; 3]),
+            "3 tasks since then; nothing is known yet of 3 tasks"
+        );
+        assert_eq!(
+            said(&[Keep; 2]),
+            "2 tasks since then; none would be better off otherwise"
+        );
+        assert_eq!(
+            said(&[Keep, Pack(10), NotEnough]),
+            "3 tasks since then; 1 would be better off otherwise; nothing is known yet of 1 task"
+        );
     }
 }

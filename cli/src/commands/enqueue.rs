@@ -171,13 +171,13 @@ fn read_file(path: &Path) -> Outcome<Vec<u8>> {
 /// Reads no more than can be too much.
 fn read(from: impl Read, name: &str) -> Outcome<Vec<u8>> {
     let mut bytes = Vec::new();
-    let most = u64::try_from(limits::ARGS_BYTES_MAX).unwrap_or(u64::MAX);
+    let most = u64::try_from(limits::MESSAGE_BYTES).unwrap_or(u64::MAX);
     let read = from.take(most + 1).read_to_end(&mut bytes);
     let wrong = |problem: String| Failure::new(Exit::Usage, "bad_arguments", format!("{name}: {problem}"));
     read.map_err(|e| wrong(e.to_string()))?;
-    if bytes.len() > limits::ARGS_BYTES_MAX {
+    if bytes.len() > limits::MESSAGE_BYTES {
         return Err(wrong(format!(
-            "it is longer than 15 MiB; the limit \"arguments\" is {} bytes",
+            "it is longer than a message may be; the limit \"arguments\" is {} bytes",
             limits::ARGS_BYTES
         )));
     }

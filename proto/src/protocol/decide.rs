@@ -128,7 +128,7 @@ pub fn decide(outcome: Outcome, copy: &JobCopy, policy: RetryPolicy, ended: Ende
         Outcome::Failed { error, retry_in } => again("retries_exhausted", AttemptEnd::Failed, error, retry_in),
         Outcome::Fatal { reason, error } => die(&reason, AttemptEnd::Failed, error),
         Outcome::TimedOut(limit) => {
-            let error = ErrorText::new(format!("stopped at its time limit of {limit:?}"));
+            let error = ErrorText::new(limit.to_string());
             again("timed_out", AttemptEnd::TimedOut, error, None)
         }
         Outcome::Crashed { error, .. } if ended.crashes.saturating_add(1) >= ended.most_crashes => {

@@ -58,7 +58,7 @@ impl Asyncs {
         let mut task = Task(self.tasks.spawn(watched));
         let stopped = tokio::select! {
             joined = &mut task.0 => return ended(joined, run, &polls, &cx),
-            limit = run.timed_out() => Outcome::TimedOut(limit),
+            timed_out = run.timed_out() => timed_out,
             () = run.stop.reaches(Step::Asked) => run.stop.outcome(),
             never = run.soften() => match never {},
         };

@@ -60,7 +60,7 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
     let mut peak = None;
     let ended = tokio::select! {
         status = group.leader.wait() => Ok(status),
-        limit = run.timed_out() => Err(Outcome::TimedOut(limit)),
+        timed_out = run.timed_out() => Err(timed_out),
         () = run.stop.reaches(Step::Asked) => Err(ask_to_end(&mut group, run).await),
         crashed = memory(pid, run, &mut peak) => Err(crashed),
         never = soften(pid, run) => match never {},
@@ -121,7 +121,7 @@ async fn memory(pid: Option<u32>, run: &Run, peak: &mut Option<u64>) -> Outcome 
 async fn soften(pid: Option<u32>, run: &Run) -> std::convert::Infallible {
     if let Some(limit) = run.soft {
         tokio::time::sleep(limit).await;
-        run.stop.soft_limit(limit);
+        run.ask_at_soft_limit(limit);
         if let Some(pid) = pid.and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw) {
             // An error says that nobody is left.
             let _ = kill_process_group(pid, Signal::TERM);

@@ -278,6 +278,16 @@ async fn stopped(executors: &Executors, run: Run, stop: impl FnOnce(&Stop)) -> O
     tokio::join!(running, stopping).0.outcome
 }
 
+/// Runs it, and sees that it ends at its soft limit and that its log tells once that it was asked to.
+async fn ended_at_soft(executors: &Executors, run: Run) {
+    let (task, log, soft) = (run.task.clone(), run.log.clone(), run.soft.unwrap());
+    let ran = executors.run(run).await;
+    assert_eq!(ran.outcome, Outcome::TimedOut(TimeLimit::Soft(soft)), "{task}");
+    let told = format!("asked to end at its soft limit of {soft:?}");
+    let said = String::from_utf8_lossy(&log.take(1).unwrap()).into_owned();
+    assert_eq!(said.matches(&told).count(), 1, "{task}: {said}");
+}
+
 fn text(outcome: &Outcome) -> &str {
     match outcome {
         Outcome::Failed { error, .. } | Outcome::Fatal { error, .. } | Outcome::Crashed { error, .. } => error.as_str(),
@@ -353,7 +363,11 @@ async fn what_waits_or_runs_on_is_stopped_at_its_limit_or_when_asked() {
             hard: Some(limit),
             ..deed(task, Deed::Sleep)
         };
-        assert_eq!(executors.run(limited).await.outcome, Outcome::TimedOut(limit), "{task}");
+        assert_eq!(
+            executors.run(limited).await.outcome,
+            Outcome::TimedOut(TimeLimit::Hard(limit)),
+            "{task}"
+        );
         let cancelled = stopped(&executors, deed(task, Deed::Sleep), Stop::cancel).await;
         assert_eq!(cancelled, Outcome::Cancelled, "{task}");
         let interrupted = stopped(&executors, deed(task, Deed::Sleep), Stop::shutdown).await;
@@ -367,7 +381,10 @@ async fn what_waits_or_runs_on_is_stopped_at_its_limit_or_when_asked() {
         hard: Some(limit),
         ..deed("on-thread", Deed::SpinUntilCancelled)
     };
-    assert_eq!(executors.run(over).await.outcome, Outcome::TimedOut(limit));
+    assert_eq!(
+        executors.run(over).await.outcome,
+        Outcome::TimedOut(TimeLimit::Hard(limit))
+    );
     assert_eq!(
         stopped(&executors, deed("deaf", Deed::Sleep), Stop::cancel).await,
         Outcome::Cancelled

@@ -7,7 +7,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
-use millhand_proto::{Outcome, Payload, limits};
+use millhand_proto::{Outcome, Payload, TimeLimit, limits};
 use tokio::sync::{oneshot, watch};
 
 use super::meter::cpu_time;
@@ -120,7 +120,7 @@ impl Threads {
         };
         ended.outcome = match ended.outcome {
             Outcome::Failed { .. } if cx.deadline().is_some_and(|end| end <= Instant::now()) => {
-                Outcome::TimedOut(run.hard.unwrap_or_default())
+                Outcome::TimedOut(TimeLimit::Hard(run.hard.unwrap_or_default()))
             }
             other => run.stop.explains(other),
         };

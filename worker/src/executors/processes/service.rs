@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use millhand_proto::{Outcome, Payload, limits};
+use millhand_proto::{Outcome, Payload, TimeLimit, limits};
 
 use super::super::frames::{
     Cancel, Carried, Done, End, FRAME_BYTES, Frame, FrameError, LogLine, Progress, RunJob, failure, millis, parcels,
@@ -290,7 +290,7 @@ impl<'d> Service<'d> {
         if let Some(limit) = run.hard
             && now >= self.front.since + limit
         {
-            return Some(Close::Stopped(Outcome::TimedOut(limit)));
+            return Some(Close::Stopped(Outcome::TimedOut(TimeLimit::Hard(limit))));
         }
         if self.front.asked.is_some_and(|at| now >= at + GRACE) {
             return Some(Close::Stopped(run.stop.outcome()));
@@ -300,7 +300,7 @@ impl<'d> Service<'d> {
             && now >= self.front.since + limit
         {
             self.front.softened = true;
-            run.stop.soft_limit(limit);
+            run.ask_at_soft_limit(limit);
             self.cancel(0);
         }
         if self.pool.stopping.is_cancelled() {

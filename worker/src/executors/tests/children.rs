@@ -196,12 +196,12 @@ async fn what_a_job_of_no_time_leaves_behind_ends_soon_after_it() {
 async fn at_the_soft_limit_a_job_is_asked_and_at_the_hard_one_killed() {
     let executors = executors();
     let soft = Duration::from_millis(100);
-    for task in ["on-process", "on-thread"] {
+    for task in ["on-process", "on-thread", "sleeps"] {
         let asked = Run {
             soft: Some(soft),
             ..deed(task, Deed::SpinUntilCancelled)
         };
-        assert_eq!(executors.run(asked).await.outcome, Outcome::TimedOut(soft), "{task}");
+        ended_at_soft(&executors, asked).await;
     }
     let hard = Duration::from_millis(300);
     for task in ["on-process", "deaf"] {
@@ -210,7 +210,11 @@ async fn at_the_soft_limit_a_job_is_asked_and_at_the_hard_one_killed() {
             hard: Some(hard),
             ..deed(task, Deed::Sleep)
         };
-        assert_eq!(executors.run(deaf).await.outcome, Outcome::TimedOut(hard), "{task}");
+        assert_eq!(
+            executors.run(deaf).await.outcome,
+            Outcome::TimedOut(TimeLimit::Hard(hard)),
+            "{task}"
+        );
     }
     executors.stop().await;
 }
@@ -277,7 +281,7 @@ async fn a_child_that_never_stops_speaking_is_ended_and_keeps_nobody_waiting() {
             () = others => unreachable!("they never end"),
         };
         println!("others waited {longest:?} at the most");
-        assert_eq!(flooded, Outcome::TimedOut(limit), "{what:?}");
+        assert_eq!(flooded, Outcome::TimedOut(TimeLimit::Hard(limit)), "{what:?}");
         assert!(longest < Duration::from_secs(2), "{what:?}: others waited {longest:?}");
         let cancelled = stopped(&executors, deed("on-process", what), Stop::cancel).await;
         assert_eq!(cancelled, Outcome::Cancelled, "{what:?}");
