@@ -20,8 +20,6 @@ use crate::executors::frames::{Cancel, Carried, Done, End, Frame, Hello, RunJob}
 use crate::executors::shared;
 use crate::executors::socket::{Inbox, Outbox};
 
-/// How long a child may take to say hello.
-const HELLO: Duration = Duration::from_secs(30);
 /// Lines of standard error that are told when a check fails.
 const LINES: usize = 3;
 /// How often it is looked whether a process has ended.
@@ -95,7 +93,7 @@ impl Session {
                 descriptors: false,
             },
         };
-        match session.next(HELLO)? {
+        match session.next(trial.within)? {
             Frame::Hello(hello) => session.hello = hello,
             _ => return Err("it did not say hello first".into()),
         }
@@ -215,7 +213,7 @@ impl Session {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(self.because("it said nothing in time"));
+                return Err(self.because(format!("it said nothing within {:?}", self.within)));
             }
             self.socket.set_read_timeout(Some(left))?;
             match self.inbox.receive(&self.socket) {
