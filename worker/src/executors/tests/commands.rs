@@ -1,5 +1,7 @@
 //! Commands as tasks.
 
+use millhand_proto::{AttemptLog, LogSource};
+
 use super::*;
 
 #[tokio::test]
@@ -41,4 +43,35 @@ async fn commands_fail_with_their_last_words() {
     assert!(matches!(dies, Outcome::Crashed { .. }));
     assert_eq!(text(&dies), "killed by SIGSEGV");
     assert!(text(&end("missing").await).contains("\"/no/such/program\" could not be started"));
+}
+
+/// What the log of a run has, after it ended.
+fn logged(log: &JobLog) -> Vec<(LogSource, String)> {
+    let lines = log.take(1).map(|bytes| AttemptLog::decode(&bytes).unwrap().lines);
+    let lines = lines.into_iter().flatten();
+    lines.map(|line| (line.source, line.text)).collect()
+}
+
+#[tokio::test]
+async fn what_a_command_printed_is_in_its_log_when_it_is_no_result() {
+    let executors = executors();
+    let out = |text: &str| vec![(LogSource::Out, text.to_owned())];
+    let fails = run("fails-after-step", Payload::json("1").unwrap());
+    let log = fails.log.clone();
+    assert_eq!(text(&executors.run(fails).await.outcome), "exit code 3");
+    assert_eq!(logged(&log), out("step 1"));
+
+    let limit = Duration::from_secs(2);
+    let slow = Run {
+        hard: Some(limit),
+        ..run("sleeps-after-step", Payload::json("1").unwrap())
+    };
+    let log = slow.log.clone();
+    assert_eq!(executors.run(slow).await.outcome, Outcome::TimedOut(limit));
+    assert_eq!(logged(&log), out("step 1"));
+
+    let well = run("text", Payload::json("1").unwrap());
+    let log = well.log.clone();
+    assert!(matches!(executors.run(well).await.outcome, Outcome::Succeeded(_)));
+    assert_eq!(logged(&log), [], "a result is not printed twice");
 }
