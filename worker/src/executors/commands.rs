@@ -4,7 +4,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use millhand_proto::{Codec, CrashCause, Outcome, Payload, limits};
+use millhand_proto::{Codec, CrashCause, ErrorText, Outcome, Payload, limits};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -79,7 +79,7 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
     }
     let (output, _) = tokio::join!(stdout.bytes(AFTER_EXIT), stderr.bytes(AFTER_EXIT));
     let outcome = match ended {
-        Ok(Ok(status)) if status.success() => Outcome::Succeeded(result(output)),
+        Ok(Ok(status)) if status.success() => succeeded(result(output)),
         Ok(Ok(status)) => unsuccessful(status, run),
         Ok(Err(error)) => {
             Ended::crashed(CrashCause::Closed, format!("the end of the command was lost: {error}")).outcome
@@ -92,6 +92,17 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
     Ended {
         peak,
         ..Ended::only(outcome)
+    }
+}
+
+/// Too much is refused here: of what did not fit nobody knows how much it was.
+fn succeeded(result: Payload) -> Outcome {
+    if result.bytes.len() <= limits::RESULT_BYTES {
+        return Outcome::Succeeded(result);
+    }
+    Outcome::Fatal {
+        reason: "result_too_big".to_owned(),
+        error: ErrorText::new(format!("the result has more than {} bytes", limits::RESULT_BYTES)),
     }
 }
 

@@ -26,8 +26,6 @@ async fn commands_answer_with_their_output() {
         started.elapsed() < Duration::from_secs(4),
         "one that left the group is not waited for"
     );
-    let printed = answer("prints").await.len();
-    assert!(printed > millhand_proto::limits::RESULT_BYTES && printed < millhand_proto::limits::RESULT_BYTES + 16);
 }
 
 #[tokio::test]
@@ -74,4 +72,27 @@ async fn what_a_command_printed_is_in_its_log_when_it_is_no_result() {
     let log = well.log.clone();
     assert!(matches!(executors.run(well).await.outcome, Outcome::Succeeded(_)));
     assert_eq!(logged(&log), [], "a result is not printed twice");
+}
+
+#[tokio::test]
+async fn a_result_that_is_too_big_is_refused_and_its_end_is_in_the_log() {
+    let executors = executors();
+    let prints = run("prints", Payload::json("1").unwrap());
+    let log = prints.log.clone();
+    let refused = executors.run(prints).await.outcome;
+    assert!(
+        matches!(&refused, Outcome::Fatal { reason, .. } if reason == "result_too_big"),
+        "{refused:?}"
+    );
+    assert_eq!(text(&refused), "the result has more than 1048576 bytes");
+    // One line of 30 MB, cut.
+    let logged = logged(&log);
+    let [(LogSource::Out, line)] = logged.as_slice() else {
+        panic!("not from standard output");
+    };
+    assert!(
+        line.len() <= limits::LOG_LINE_BYTES && line.starts_with("777"),
+        "{}",
+        line.len()
+    );
 }
