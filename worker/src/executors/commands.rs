@@ -74,7 +74,13 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
     };
     feeding.abort();
     match ended {
-        Ok(_) => group.kill_rest(),
+        Ok(_) => {
+            let left = group.kill_rest();
+            if left > 0 {
+                let text = format!("it left {left} process(es) behind, which were ended");
+                run.log.add(Source::Said, text);
+            }
+        }
         Err(_) => drop(group.kill().await),
     }
     let (output, _) = tokio::join!(stdout.bytes(AFTER_EXIT), stderr.bytes(AFTER_EXIT));

@@ -96,3 +96,13 @@ async fn a_result_that_is_too_big_is_refused_and_its_end_is_in_the_log() {
         line.len()
     );
 }
+
+#[tokio::test]
+async fn what_a_command_leaves_behind_is_told() {
+    let executors = executors();
+    let leaves = run("leaves", Payload::json("1").unwrap());
+    let log = leaves.log.clone();
+    assert!(matches!(executors.run(leaves).await.outcome, Outcome::Succeeded(_)));
+    let said = "it left 1 process(es) behind, which were ended".to_owned();
+    assert_eq!(logged(&log), [(LogSource::Said, said)]);
+}
