@@ -60,7 +60,10 @@ fn closing(counts: Counts, with_job: bool) -> Option<String> {
     if skipped == 0 {
         return None;
     }
-    let failed = (failed > 0).then(|| format!(", {failed} failed")).unwrap_or_default();
+    let failed = match failed {
+        0 => String::new(),
+        _ => format!(", {failed} failed"),
+    };
     let hint = if with_job { "" } else { ": give --task" };
     Some(format!("{passed} passed{failed}, {skipped} skipped{hint}"))
 }
