@@ -362,7 +362,7 @@ pub(crate) struct ChildCheckArgs {
     /// Its arguments as JSON [default: null]
     #[arg(long, value_name = "JSON", allow_hyphen_values = true, requires = "task")]
     pub(crate) args: Option<String>,
-    /// How long an answer, or an end, may take
+    /// How long the hello, an answer, or an end may take
     #[arg(long, value_name = "DURATION", value_parser = times::duration, default_value = "5s")]
     pub(crate) within: Duration,
     /// The child's program and its arguments

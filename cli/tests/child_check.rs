@@ -5,6 +5,7 @@ mod place;
 
 use std::path::Path;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use place::{Place, json};
 
@@ -61,13 +62,40 @@ fn the_rust_child_passes() {
 }
 
 #[test]
-fn a_child_that_does_not_pass_is_1_and_says_why() {
-    let (out, _) = Place::new().expect(
-        1,
-        &["child-check", "--within", "1s", "sh", "-c", "echo 'no socket' >&2"],
+fn without_a_task_a_last_line_says_what_was_skipped() {
+    let program = python_child() + "/example.py";
+    let (out, _) = Place::new().expect(0, &["child-check", "--within", "20s", "python3", &program]);
+    let lines: Vec<_> = out.lines().collect();
+    let (last, checks) = lines.split_last().unwrap();
+    let skipped = checks.iter().filter(|line| line.starts_with("skip  ")).count();
+    assert!(skipped > 0, "{out}");
+    let passed = checks.len() - skipped;
+    assert_eq!(*last, format!("{passed} passed, {skipped} skipped: give --task"));
+}
+
+#[test]
+fn a_child_that_does_not_pass_is_1_and_says_why_once() {
+    let one_failure = |args: &[&str], why: &str| {
+        let (out, _) = Place::new().expect(1, args);
+        let lines: Vec<_> = out.lines().collect();
+        let [first, last] = lines.as_slice() else {
+            panic!("{out}");
+        };
+        assert!(first.starts_with("FAIL  says hello") && first.contains(why), "{out}");
+        assert!(
+            last.starts_with("the other ") && last.ends_with(" checks were not run"),
+            "{out}"
+        );
+    };
+    one_failure(&["child-check", "sh", "-c", "echo 'no socket' >&2"], "ended");
+    one_failure(&["child-check", "/no/such/program"], "could not be started");
+    let began = Instant::now();
+    one_failure(
+        &["child-check", "--within", "200ms", "cat"],
+        "it said nothing within 200ms",
     );
-    assert!(out.lines().all(|line| !line.starts_with("pass")), "{out}");
-    assert!(out.contains("FAIL  says hello") && out.contains("ended"), "{out}");
+    // All checks, or a limit of their own for the hello, would take far longer.
+    assert!(began.elapsed() < Duration::from_secs(15), "{:?}", began.elapsed());
     let (_, err) = Place::new().expect(2, &["child-check", "--task", "t", "--args", "{", "true"]);
     assert!(err.contains("no JSON"), "{err}");
 }

@@ -34,7 +34,7 @@ fn end(deed: Deed, kind: Kind) -> End {
         (Deed::ExitZero, _) => crash("exit_0", "ended without an answer: exit code 0"),
         // All of it would be the result.
         (Deed::Flood, Kind::Command) => {
-            let text = format!("the limit is {}", limits::RESULT_BYTES);
+            let text = format!("the result has more than {} bytes", limits::RESULT_BYTES);
             End::Dead("result_too_big", AttemptEnd::Failed, None, text)
         }
         (Deed::Flood, _) => End::Well(r#""printed""#),

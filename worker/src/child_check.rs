@@ -21,7 +21,7 @@ pub struct Trial {
     /// A job that must succeed: its task, and its arguments. Without one, jobs of a task that no child
     /// knows stand in for it, and some checks are left out.
     pub job: Option<(TaskName, Payload)>,
-    /// How long an answer, or an end, may take.
+    /// How long its hello, an answer, or an end, may take.
     pub within: Duration,
 }
 
@@ -43,6 +43,19 @@ pub enum Verdict {
     Failed(String),
     /// It was not tried, for this reason.
     Skipped(&'static str),
+}
+
+/// How many checks came to what.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// What the child does.
+    pub passed: usize,
+    /// What it does not.
+    pub failed: usize,
+    /// What was not tried.
+    pub skipped: usize,
+    /// What was left out after the first check had failed.
+    pub left_out: usize,
 }
 
 /// Why a check did not pass.
@@ -107,19 +120,24 @@ checks! {
     "ends at a cancel that names no job": |trial| provoked(trial, &vector!("bad/no-id")),
 }
 
-/// Runs every check, and tells each as soon as it is done; whether none failed.
-pub fn check(trial: &Trial, mut told: impl FnMut(Checked)) -> bool {
-    let mut none_failed = true;
-    for Check { name, run } in CHECKS {
-        let verdict = match run(trial) {
-            Ok(()) => Verdict::Passed,
-            Err(Why::Failed(reason)) => Verdict::Failed(reason),
-            Err(Why::Skipped(reason)) => Verdict::Skipped(reason),
+/// Runs every check, and tells each as soon as it is done. A child that fails the first, which is its hello,
+/// would fail the others in the same way: they are left out.
+pub fn check(trial: &Trial, mut told: impl FnMut(Checked)) -> Counts {
+    let mut counts = Counts::default();
+    for (done, Check { name, run }) in (1..).zip(CHECKS) {
+        let (verdict, count) = match run(trial) {
+            Ok(()) => (Verdict::Passed, &mut counts.passed),
+            Err(Why::Failed(reason)) => (Verdict::Failed(reason), &mut counts.failed),
+            Err(Why::Skipped(reason)) => (Verdict::Skipped(reason), &mut counts.skipped),
         };
-        none_failed &= !matches!(verdict, Verdict::Failed(_));
+        *count += 1;
         told(Checked { name, verdict });
+        if done == 1 && counts.failed > 0 {
+            counts.left_out = CHECKS.len() - done;
+            break;
+        }
     }
-    none_failed
+    counts
 }
 
 fn unhex(text: &str) -> Vec<u8> {
@@ -161,10 +179,31 @@ impl Trial {
     /// Whether this is how such a job has to end.
     fn expects(&self, end: &End) -> Tried {
         match (&self.job, end) {
-            (Some(_), End::Ok(_)) | (None, End::Failed { .. }) => Ok(()),
-            (Some(_), end) => fail(format!("the job did not succeed: {end:?}")),
-            (None, end) => fail(format!("a job of an unknown task has to fail, and ended as {end:?}")),
+            (Some(_), End::Ok(_)) => Ok(()),
+            (Some(_), end) => fail(format!("the job had to succeed, and {}", in_words(end))),
+            (None, end) => refused(end),
         }
+    }
+}
+
+/// Whether this is how a job of an unknown task has to end.
+fn refused(end: &End) -> Tried {
+    match end {
+        End::Failed { .. } => Ok(()),
+        end => fail(format!(
+            "a job of an unknown task has to fail, and it {}",
+            in_words(end)
+        )),
+    }
+}
+
+fn in_words(end: &End) -> String {
+    match end {
+        End::Ok(_) => "succeeded".to_owned(),
+        End::Failed { error, .. } => format!("failed: {error}"),
+        End::Fatal { reason, error } => format!("failed for good ({reason}): {error}"),
+        End::Snooze { delay_ms } => format!("asked for another run in {delay_ms} ms"),
+        End::Back(()) => "was given back".to_owned(),
     }
 }
 
@@ -198,10 +237,7 @@ fn unknown_task(trial: &Trial) -> Tried {
     let (task, args) = nobodys();
     for n in 1..=2 {
         child.run(&[(id(n), task.clone(), args.clone())])?;
-        match child.answer()?.end {
-            End::Failed { .. } => {}
-            end => return fail(format!("it had to fail, and ended as {end:?}")),
-        }
+        refused(&child.answer()?.end)?;
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ mod processes;
 pub(crate) mod shared;
 pub(crate) mod socket;
 mod threads;
-mod tree;
+pub(crate) mod tree;
 pub(crate) mod watchdog;
 
 use std::sync::Arc;

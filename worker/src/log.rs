@@ -36,6 +36,19 @@ impl Default for Kept {
     }
 }
 
+impl Kept {
+    /// The oldest lines go when it is too much.
+    fn bound(&mut self) {
+        while self.bytes > limits::LOG_BYTES {
+            let Some(gone) = self.lines.pop_front() else {
+                break;
+            };
+            self.bytes -= cost(&gone);
+            self.dropped += 1;
+        }
+    }
+}
+
 /// What a line counts for.
 fn cost(line: &LogLine) -> usize {
     line.text.len() + LogLine::OVERHEAD
@@ -54,13 +67,28 @@ impl JobLog {
         let line = LogLine { after, source, text };
         kept.bytes += cost(&line);
         kept.lines.push_back(line);
-        while kept.bytes > limits::LOG_BYTES {
-            let Some(gone) = kept.lines.pop_front() else {
-                break;
-            };
-            kept.bytes -= cost(&gone);
-            kept.dropped += 1;
-        }
+        kept.bound();
+    }
+
+    /// A log of the same attempt for lines of which it is not yet known whether they belong into this one.
+    pub(crate) fn aside(&self) -> Self {
+        let began = self.kept().began;
+        let kept = Kept {
+            began,
+            ..Kept::default()
+        };
+        Self(Arc::new(Mutex::new(kept)))
+    }
+
+    /// Moves the lines of a log [`aside`](Self::aside) in between its own, as they came.
+    pub(crate) fn absorb(&self, aside: &Self) {
+        let aside = std::mem::take(&mut *aside.kept());
+        let mut kept = self.kept();
+        kept.bytes += aside.bytes;
+        kept.dropped += aside.dropped;
+        kept.lines.extend(aside.lines);
+        kept.lines.make_contiguous().sort_by_key(|line| line.after);
+        kept.bound();
     }
 
     /// Notes how far the job says it is.
@@ -163,6 +191,35 @@ mod tests {
         );
         assert_eq!(kept.dropped + kept.lines.len() as u64, 10_000);
         assert!(kept.lines.windows(2).all(|pair| pair[0].after <= pair[1].after));
+    }
+
+    #[test]
+    fn lines_from_aside_come_in_between_and_are_bounded_with_the_others() {
+        let log = JobLog::default();
+        let aside = log.aside();
+        let tick = || std::thread::sleep(std::time::Duration::from_millis(1));
+        log.add(Source::Err, "first".to_owned());
+        tick();
+        aside.add(Source::Out, "second".to_owned());
+        tick();
+        log.add(Source::Err, "third".to_owned());
+        log.absorb(&aside);
+        let kept = lines(&log).lines;
+        let texts: Vec<_> = kept.iter().map(|line| (line.source, line.text.as_str())).collect();
+        assert_eq!(
+            texts,
+            [(Source::Err, "first"), (Source::Out, "second"), (Source::Err, "third")]
+        );
+
+        for n in 0..10_000 {
+            log.add(Source::Err, format!("line {n}"));
+            aside.add(Source::Out, format!("line {n}"));
+        }
+        log.absorb(&aside);
+        let bytes = log.take(1).expect("lines");
+        assert!(bytes.len() <= limits::LOG_BYTES + 32, "{}", bytes.len());
+        let kept = AttemptLog::decode(&bytes).expect("a log");
+        assert_eq!(kept.dropped + kept.lines.len() as u64, 20_000);
     }
 
     #[test]

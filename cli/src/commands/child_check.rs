@@ -1,7 +1,7 @@
 //! `millhand child-check`
 
 use millhand_proto::Payload;
-use millhand_worker::child_check::{self, Checked, Trial, Verdict};
+use millhand_worker::child_check::{self, Checked, Counts, Trial, Verdict};
 
 use crate::args::{ChildCheckArgs, Format};
 use crate::exit::{Exit, Failure, Outcome};
@@ -23,7 +23,7 @@ pub(super) fn run(args: ChildCheckArgs, ui: &Ui) -> Outcome {
         within,
     };
     let (mut items, mut told) = (Vec::new(), Ok(()));
-    let passed = child_check::check(&trial, |checked| match ui.format {
+    let counts = child_check::check(&trial, |checked| match ui.format {
         Format::Text => {
             let print = ui.print(&line(&checked, ui));
             told = std::mem::replace(&mut told, Ok(())).and(print);
@@ -32,14 +32,40 @@ pub(super) fn run(args: ChildCheckArgs, ui: &Ui) -> Outcome {
     });
     told?;
     match ui.format {
-        Format::Text => {}
+        Format::Text => {
+            if let Some(closing) = closing(counts, trial.job.is_some()) {
+                ui.print(&closing)?;
+            }
+        }
         Format::Json => ui.document(&Items {
             schema: "millhand.child-check/1".into(),
             items,
         })?,
         Format::Jsonl => ui.lines(&items)?,
     }
-    Ok(if passed { Exit::Done } else { Exit::Failed })
+    Ok(if counts.failed == 0 { Exit::Done } else { Exit::Failed })
+}
+
+/// What the lines do not show: what was not tried. With every check passed there is nothing to add.
+fn closing(counts: Counts, with_job: bool) -> Option<String> {
+    let Counts {
+        passed,
+        failed,
+        skipped,
+        left_out,
+    } = counts;
+    if left_out > 0 {
+        return Some(format!("the other {left_out} checks were not run"));
+    }
+    if skipped == 0 {
+        return None;
+    }
+    let failed = match failed {
+        0 => String::new(),
+        _ => format!(", {failed} failed"),
+    };
+    let hint = if with_job { "" } else { ": give --task" };
+    Some(format!("{passed} passed{failed}, {skipped} skipped{hint}"))
 }
 
 fn line(checked: &Checked, ui: &Ui) -> String {

@@ -17,11 +17,9 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use super::{Trial, Tried, Why, fail};
 use crate::child::CHILD_VARIABLE;
 use crate::executors::frames::{Cancel, Carried, Done, End, Frame, Hello, RunJob};
-use crate::executors::shared;
 use crate::executors::socket::{Inbox, Outbox};
+use crate::executors::{shared, tree};
 
-/// How long a child may take to say hello.
-const HELLO: Duration = Duration::from_secs(30);
 /// Lines of standard error that are told when a check fails.
 const LINES: usize = 3;
 /// How often it is looked whether a process has ended.
@@ -95,7 +93,7 @@ impl Session {
                 descriptors: false,
             },
         };
-        match session.next(HELLO)? {
+        match session.next(trial.within)? {
             Frame::Hello(hello) => session.hello = hello,
             _ => return Err("it did not say hello first".into()),
         }
@@ -215,7 +213,7 @@ impl Session {
             }
             let left = until.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(self.because("it said nothing in time"));
+                return Err(self.because(format!("it said nothing within {:?}", self.within)));
             }
             self.socket.set_read_timeout(Some(left))?;
             match self.inbox.receive(&self.socket) {
@@ -254,7 +252,7 @@ impl Session {
                 Err(error) => return Err(self.because(error)),
             }
         }
-        while self.group.is_some_and(has_members) {
+        while self.group.is_some_and(|group| tree::members(group) > 0) {
             if Instant::now() > until {
                 return Err(self.because("it left a process of its group behind"));
             }
@@ -305,26 +303,4 @@ fn encoded(frame: &Frame) -> Tried<Vec<u8>> {
     let mut bytes = Vec::new();
     frame.append_to(&mut bytes)?;
     Ok(bytes)
-}
-
-/// Whether a process of the group is alive. One that is dead and that nobody has asked for its end, as
-/// in a container without an init, is not.
-#[cfg(target_os = "linux")]
-fn has_members(group: Pid) -> bool {
-    let Ok(processes) = std::fs::read_dir("/proc") else {
-        return rustix::process::test_kill_process_group(group).is_ok();
-    };
-    processes.flatten().any(|process| {
-        let stat = std::fs::read_to_string(process.path().join("stat")).unwrap_or_default();
-        // After the name, which is in parentheses: state, parent, group.
-        let fields = stat.rsplit_once(") ").map_or("", |(_, fields)| fields);
-        let mut fields = fields.split(' ');
-        let (state, group_of) = (fields.next(), fields.nth(1));
-        state.is_some_and(|state| !matches!(state, "Z" | "X")) && group_of == Some(group.to_string().as_str())
-    })
-}
-
-#[cfg(not(target_os = "linux"))]
-fn has_members(group: Pid) -> bool {
-    rustix::process::test_kill_process_group(group).is_ok()
 }

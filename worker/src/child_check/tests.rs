@@ -32,7 +32,7 @@ fn shell(then: &str) -> Trial {
     Trial {
         command: ["sh", "-c", &script].map(str::to_owned).to_vec(),
         job: None,
-        within: Duration::from_millis(300),
+        within: Duration::from_secs(2),
     }
 }
 
@@ -53,12 +53,9 @@ fn passes(tried: Tried) {
 #[test]
 fn the_rust_child_passes_every_check() {
     let mut came = Vec::new();
-    assert!(
-        check(&this_program(r#"{"Add": 1}"#), |checked| came.push(checked)),
-        "{came:#?}"
-    );
+    let counts = check(&this_program(r#"{"Add": 1}"#), |checked| came.push(checked));
     assert!(came.iter().all(|c| c.verdict == Verdict::Passed), "{came:#?}");
-    assert_eq!(came.len(), CHECKS.len());
+    assert_eq!((came.len(), counts.passed), (CHECKS.len(), CHECKS.len()));
     passes(gone_while_busy(&this_program(r#""Sleep""#)));
     passes(cancelled(&this_program(r#""SpinUntilCancelled""#)));
 }
@@ -94,10 +91,54 @@ fn the_python_child_notices_what_happens_while_a_job_runs() {
 }
 
 #[test]
+fn after_a_hello_that_failed_nothing_else_is_tried() {
+    let mut came = Vec::new();
+    let silent = Trial {
+        command: vec!["cat".into()],
+        within: Duration::from_millis(100),
+        ..shell("")
+    };
+    let counts = check(&silent, |checked| came.push(checked));
+    let [
+        Checked {
+            verdict: Verdict::Failed(why),
+            ..
+        },
+    ] = came.as_slice()
+    else {
+        panic!("{came:#?}");
+    };
+    assert_eq!(why, "it said nothing within 100ms");
+    assert_eq!((counts.failed, counts.left_out), (1, CHECKS.len() - 1));
+}
+
+#[test]
+fn an_end_is_told_in_words() {
+    let error = "no".to_owned();
+    let failed = End::Failed {
+        error: error.clone(),
+        retry_in_ms: None,
+    };
+    let job = this_program("null");
+    assert_eq!(failure(job.expects(&failed)), "the job had to succeed, and failed: no");
+    let nobodys = shell("");
+    assert!(nobodys.expects(&failed).is_ok());
+    let fatal = End::Fatal {
+        reason: "unknown".into(),
+        error,
+    };
+    let said = failure(nobodys.expects(&fatal));
+    assert_eq!(
+        said,
+        "a job of an unknown task has to fail, and it failed for good (unknown): no"
+    );
+}
+
+#[test]
 fn children_that_do_other_things_fail() {
     let deaf = || shell("exec sleep 60");
     assert!(failure(hello(&deaf())).contains("process 4711"));
-    assert!(failure(unknown_task(&deaf())).contains("said nothing in time"));
+    assert!(failure(unknown_task(&deaf())).contains("said nothing within 2s"));
     assert!(failure(silenced(&deaf(), |_| Ok(()))).contains("has not ended"));
     assert!(failure(provoked(&deaf(), &vector!("bad/garbage"))).contains("has not ended"));
     // It ends, and what it started does not.

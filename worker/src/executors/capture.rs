@@ -1,5 +1,5 @@
-//! Reads what a command writes: its first bytes are kept as the result, or its lines go into the job's
-//! log. The rest is read away: a process must never block because nobody reads, and never fill this
+//! Reads what a command writes: its lines go into a log, and its first bytes are kept where they may be the
+//! result. The rest is read away: a process must never block because nobody reads, and never fill this
 //! one's memory.
 
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,29 +17,26 @@ pub(super) struct Capture {
 }
 
 impl Capture {
-    /// Reads `stream` to its end and keeps its first bytes.
-    pub(super) fn first(stream: impl AsyncRead + Send + Unpin + 'static, most: usize) -> Self {
+    /// Reads `stream` to its end; its lines go into the log, and its first bytes are kept.
+    pub(super) fn start(
+        stream: impl AsyncRead + Send + Unpin + 'static,
+        most: usize,
+        mut lines: Lines,
+        log: JobLog,
+    ) -> Self {
         let kept = Arc::<Mutex<Vec<u8>>>::default();
         let all = Arc::clone(&kept);
-        let keep = move |piece: &[u8]| {
-            let mut kept = all.lock().unwrap_or_else(PoisonError::into_inner);
-            let room = most.saturating_sub(kept.len());
-            kept.extend_from_slice(&piece[..piece.len().min(room)]);
-        };
-        let reading = tokio::spawn(read(stream, keep));
-        Self { kept, reading }
-    }
-
-    /// Reads `stream` to its end; its lines go into the log.
-    pub(super) fn lines(stream: impl AsyncRead + Send + Unpin + 'static, mut lines: Lines, log: JobLog) -> Self {
         let reading = tokio::spawn(async move {
-            read(stream, |piece: &[u8]| lines.add(piece, &log)).await;
+            let take = |piece: &[u8]| {
+                let mut kept = all.lock().unwrap_or_else(PoisonError::into_inner);
+                let room = most.saturating_sub(kept.len());
+                kept.extend_from_slice(&piece[..piece.len().min(room)]);
+                lines.add(piece, &log);
+            };
+            read(stream, take).await;
             lines.finish(&log);
         });
-        Self {
-            kept: Arc::default(),
-            reading,
-        }
+        Self { kept, reading }
     }
 
     /// What was kept so far, after waiting at most `patience` for the end: somebody else may hold
@@ -77,12 +74,10 @@ mod tests {
 
     #[tokio::test]
     async fn the_first_bytes_are_kept_and_lines_are_logged() {
-        let mut first = Capture::first(&b"abcdefg"[..], 4);
-        assert_eq!(first.bytes(Duration::from_secs(10)).await, b"abcd");
         let log = JobLog::default();
-        let mut lines = Capture::lines(&b"a\nb"[..], Lines::new(Source::Err), log.clone());
-        lines.bytes(Duration::from_secs(10)).await;
-        assert_eq!(log.after("it broke"), "it broke; the end of standard error:\na\nb");
+        let mut capture = Capture::start(&b"a\nbcdef"[..], 4, Lines::new(Source::Err), log.clone());
+        assert_eq!(capture.bytes(Duration::from_secs(10)).await, b"a\nbc");
+        assert_eq!(log.after("it broke"), "it broke; the end of standard error:\na\nbcdef");
         assert_eq!(JobLog::default().after("exit code 1"), "exit code 1");
     }
 }

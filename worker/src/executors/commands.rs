@@ -1,10 +1,10 @@
 //! Command tasks: every run starts the command, in a process group of its own.
 
-use std::process::Stdio;
+use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use bytes::Bytes;
-use millhand_proto::{Codec, CrashCause, Outcome, Payload, limits};
+use millhand_proto::{Codec, CrashCause, ErrorText, Outcome, Payload, limits};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
@@ -49,8 +49,15 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
     ) else {
         return Ended::failed("the command has no standard streams");
     };
-    let mut stdout = Capture::first(stdout, limits::RESULT_BYTES + 1);
-    let mut stderr = Capture::lines(stderr, Lines::new(Source::Err), run.log.clone());
+    // Standard output is the result; only without one it belongs into the log.
+    let printed = run.log.aside();
+    let mut stdout = Capture::start(
+        stdout,
+        limits::RESULT_BYTES + 1,
+        Lines::new(Source::Out),
+        printed.clone(),
+    );
+    let mut stderr = Capture::start(stderr, 0, Lines::new(Source::Err), run.log.clone());
     let feeding = tokio::spawn(async move {
         // A command need not read its input: a closed pipe is no error.
         let _ = stdin.write_all(args.as_bytes()).await;
@@ -66,40 +73,53 @@ pub(super) async fn run(command: &[String], run: &Run) -> Ended {
         never = soften(pid, run) => match never {},
     };
     feeding.abort();
-    let status = match ended {
-        Ok(status) => {
-            group.kill_rest();
-            status
-        }
-        Err(outcome) => {
-            group.kill().await;
-            return Ended {
-                peak,
-                ..Ended::only(outcome)
-            };
-        }
-    };
-    let ended = match status {
-        Ok(status) if status.success() => {
-            let output = stdout.bytes(AFTER_EXIT).await;
-            stderr.bytes(AFTER_EXIT).await;
-            Ended::only(Outcome::Succeeded(result(output)))
-        }
-        Ok(status) => {
-            stderr.bytes(AFTER_EXIT).await;
-            let text = run.log.after(&end_in_words(status));
-            match status.code() {
-                Some(_) => {
-                    let failed = Ended::failed(text);
-                    Ended::only(run.stop.explains(failed.outcome))
-                }
-                None if run.stop.is(Step::Told) => Ended::only(run.stop.outcome()),
-                None => Ended::crashed(end(status), text),
+    match ended {
+        Ok(_) => {
+            let left = group.kill_rest();
+            if left > 0 {
+                let text = format!("it left {left} process(es) behind, which were ended");
+                run.log.add(Source::Said, text);
             }
         }
-        Err(error) => Ended::crashed(CrashCause::Closed, format!("the end of the command was lost: {error}")),
+        Err(_) => drop(group.kill().await),
+    }
+    let (output, _) = tokio::join!(stdout.bytes(AFTER_EXIT), stderr.bytes(AFTER_EXIT));
+    let outcome = match ended {
+        Ok(Ok(status)) if status.success() => succeeded(result(output)),
+        Ok(Ok(status)) => unsuccessful(status, run),
+        Ok(Err(error)) => {
+            Ended::crashed(CrashCause::Closed, format!("the end of the command was lost: {error}")).outcome
+        }
+        Err(outcome) => outcome,
     };
-    Ended { peak, ..ended }
+    if !matches!(outcome, Outcome::Succeeded(_)) {
+        run.log.absorb(&printed);
+    }
+    Ended {
+        peak,
+        ..Ended::only(outcome)
+    }
+}
+
+/// Too much is refused here: of what did not fit nobody knows how much it was.
+fn succeeded(result: Payload) -> Outcome {
+    if result.bytes.len() <= limits::RESULT_BYTES {
+        return Outcome::Succeeded(result);
+    }
+    Outcome::Fatal {
+        reason: "result_too_big".to_owned(),
+        error: ErrorText::new(format!("the result has more than {} bytes", limits::RESULT_BYTES)),
+    }
+}
+
+/// How a command ended that did not succeed.
+fn unsuccessful(status: ExitStatus, run: &Run) -> Outcome {
+    let text = run.log.after(&end_in_words(status));
+    match status.code() {
+        Some(_) => run.stop.explains(Ended::failed(text).outcome),
+        None if run.stop.is(Step::Told) => run.stop.outcome(),
+        None => Ended::crashed(end(status), text).outcome,
+    }
 }
 
 /// Watches what the command holds, and comes back when it is too much.

@@ -43,11 +43,13 @@ impl Group {
         status
     }
 
-    /// After the leader ended by itself: kills what it left behind. To be called at once, before
-    /// its number can belong to another process.
-    pub(super) fn kill_rest(&mut self) {
+    /// After the leader ended by itself: kills what it left behind, and says how many those were. To be
+    /// called at once, before its number can belong to another process.
+    pub(super) fn kill_rest(&mut self) -> usize {
+        let left = self.pid.map_or(0, tree::members);
         self.signal(Signal::KILL);
         self.forget();
+        left
     }
 
     /// Also those that left the group, as long as they hang on its leader.

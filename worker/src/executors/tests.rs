@@ -178,6 +178,8 @@ fn registry() -> Registry {
         ("count", "wc -w"),
         ("text", "echo not json"),
         ("fails", "echo it is broken >&2; exit 3"),
+        ("fails-after-step", "echo step 1; exit 3"),
+        ("sleeps-after-step", "echo step 1; exec sleep 3600"),
         ("dies", "kill -SEGV $$"),
         ("sleeps", "sleep 3600 & wait"),
         ("deaf", "trap '' TERM; sleep 3600 & wait; wait"),

@@ -3,6 +3,8 @@
 
 use std::fs::read_to_string;
 
+use rustix::process::{Pid, test_kill_process_group};
+
 /// Processes that one look follows: what a job starts beyond is not seen.
 const FOLLOWED: usize = 256;
 
@@ -35,13 +37,38 @@ pub(super) fn alive(pid: u32) -> usize {
     descendants(pid).into_iter().filter(|pid| lives(*pid)).count()
 }
 
-/// Whether a process has not ended; a dead one stays in sight until its parent has looked after it.
+/// Whether a process has not ended.
 fn lives(pid: u32) -> bool {
-    let stat = std::fs::read(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // After the name in brackets, which may hold anything.
-    let name = stat.iter().rposition(|byte| *byte == b')');
-    let state = name.and_then(|at| stat.get(at + 2));
-    !matches!(state, None | Some(b'Z' | b'X'))
+    group_of(&pid.to_string()).is_some()
+}
+
+/// How many processes of a group have not ended; where the system does not tell their number, 1.
+pub(crate) fn members(group: Pid) -> usize {
+    // The usual case, and cheap. Dead ones that nobody has looked after, as in a container without an init,
+    // are still found by it.
+    if test_kill_process_group(group).is_err() {
+        return 0;
+    }
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return 1;
+    };
+    let group = group.as_raw_nonzero().get();
+    let groups = processes
+        .flatten()
+        .filter_map(|process| group_of(&process.file_name().to_string_lossy()));
+    groups.filter(|of| *of == group).count()
+}
+
+/// The group of a process that has not ended; a dead one stays in sight until its parent has looked after
+/// it.
+fn group_of(process: &str) -> Option<i32> {
+    let stat = std::fs::read(format!("/proc/{process}/stat")).ok()?;
+    // After the name in brackets, which may hold anything: state, parent, group.
+    let name = stat.iter().rposition(|byte| *byte == b')')?;
+    let mut fields = std::str::from_utf8(stat.get(name + 2..)?).ok()?.split(' ');
+    let state = fields.next()?;
+    let group = fields.nth(1)?.parse().ok()?;
+    (!matches!(state, "Z" | "X")).then_some(group)
 }
 
 /// What the threads of a process started and have not lost.
@@ -78,5 +105,21 @@ mod tests {
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
         shell.wait().unwrap();
         assert_eq!((resident(shell.id()), alive(shell.id())), (None, 0));
+    }
+    #[test]
+    fn the_living_of_a_group_are_counted_after_their_leader_has_ended() {
+        use std::os::unix::process::CommandExt;
+        let mut shell = std::process::Command::new("sh")
+            .args(["-c", "sleep 60 & sleep 60 &"])
+            .process_group(0)
+            .spawn()
+            .unwrap();
+        let group = Pid::from_raw(i32::try_from(shell.id()).unwrap()).unwrap();
+        shell.wait().unwrap();
+        assert_eq!(members(group), 2);
+        rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+        while members(group) > 0 {
+            std::thread::yield_now();
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Commands as tasks.
 
+use millhand_proto::{AttemptLog, LogSource};
+
 use super::*;
 
 #[tokio::test]
@@ -24,8 +26,6 @@ async fn commands_answer_with_their_output() {
         started.elapsed() < Duration::from_secs(4),
         "one that left the group is not waited for"
     );
-    let printed = answer("prints").await.len();
-    assert!(printed > millhand_proto::limits::RESULT_BYTES && printed < millhand_proto::limits::RESULT_BYTES + 16);
 }
 
 #[tokio::test]
@@ -41,4 +41,68 @@ async fn commands_fail_with_their_last_words() {
     assert!(matches!(dies, Outcome::Crashed { .. }));
     assert_eq!(text(&dies), "killed by SIGSEGV");
     assert!(text(&end("missing").await).contains("\"/no/such/program\" could not be started"));
+}
+
+/// What the log of a run has, after it ended.
+fn logged(log: &JobLog) -> Vec<(LogSource, String)> {
+    let lines = log.take(1).map(|bytes| AttemptLog::decode(&bytes).unwrap().lines);
+    let lines = lines.into_iter().flatten();
+    lines.map(|line| (line.source, line.text)).collect()
+}
+
+#[tokio::test]
+async fn what_a_command_printed_is_in_its_log_when_it_is_no_result() {
+    let executors = executors();
+    let out = |text: &str| vec![(LogSource::Out, text.to_owned())];
+    let fails = run("fails-after-step", Payload::json("1").unwrap());
+    let log = fails.log.clone();
+    assert_eq!(text(&executors.run(fails).await.outcome), "exit code 3");
+    assert_eq!(logged(&log), out("step 1"));
+
+    let limit = Duration::from_secs(2);
+    let slow = Run {
+        hard: Some(limit),
+        ..run("sleeps-after-step", Payload::json("1").unwrap())
+    };
+    let log = slow.log.clone();
+    assert_eq!(executors.run(slow).await.outcome, Outcome::TimedOut(limit));
+    assert_eq!(logged(&log), out("step 1"));
+
+    let well = run("text", Payload::json("1").unwrap());
+    let log = well.log.clone();
+    assert!(matches!(executors.run(well).await.outcome, Outcome::Succeeded(_)));
+    assert_eq!(logged(&log), [], "a result is not printed twice");
+}
+
+#[tokio::test]
+async fn a_result_that_is_too_big_is_refused_and_its_end_is_in_the_log() {
+    let executors = executors();
+    let prints = run("prints", Payload::json("1").unwrap());
+    let log = prints.log.clone();
+    let refused = executors.run(prints).await.outcome;
+    assert!(
+        matches!(&refused, Outcome::Fatal { reason, .. } if reason == "result_too_big"),
+        "{refused:?}"
+    );
+    assert_eq!(text(&refused), "the result has more than 1048576 bytes");
+    // One line of 30 MB, cut.
+    let logged = logged(&log);
+    let [(LogSource::Out, line)] = logged.as_slice() else {
+        panic!("not from standard output");
+    };
+    assert!(
+        line.len() <= limits::LOG_LINE_BYTES && line.starts_with("777"),
+        "{}",
+        line.len()
+    );
+}
+
+#[tokio::test]
+async fn what_a_command_leaves_behind_is_told() {
+    let executors = executors();
+    let leaves = run("leaves", Payload::json("1").unwrap());
+    let log = leaves.log.clone();
+    assert!(matches!(executors.run(leaves).await.outcome, Outcome::Succeeded(_)));
+    let said = "it left 1 process(es) behind, which were ended".to_owned();
+    assert_eq!(logged(&log), [(LogSource::Said, said)]);
 }
