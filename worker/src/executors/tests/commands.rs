@@ -65,7 +65,10 @@ async fn what_a_command_printed_is_in_its_log_when_it_is_no_result() {
         ..run("sleeps-after-step", Payload::json("1").unwrap())
     };
     let log = slow.log.clone();
-    assert_eq!(executors.run(slow).await.outcome, Outcome::TimedOut(TimeLimit::Hard(limit)));
+    assert_eq!(
+        executors.run(slow).await.outcome,
+        Outcome::TimedOut(TimeLimit::Hard(limit))
+    );
     assert_eq!(logged(&log), out("step 1"));
 
     let well = run("text", Payload::json("1").unwrap());
