@@ -89,7 +89,12 @@ pub fn check(deed: Deed, kind: Kind, job: &JobView, log: Option<&AttemptLog>) {
             let dropped = log.unwrap().dropped;
             let bytes: usize = lines.iter().map(|line| line.text.len()).sum();
             assert!(bytes <= limits::LOG_BYTES, "{bytes}");
-            assert_eq!(dropped + lines.len() as u64, (flood() as u64) << 10, "lines of 1 KiB");
+            // On a slow machine one more: that it was asked to end at its soft limit.
+            let more = (dropped + lines.len() as u64).checked_sub((flood() as u64) << 10);
+            assert!(
+                more.is_some_and(|more| more <= 1),
+                "{more:?} more than its lines of 1 KiB"
+            );
         }
         (Deed::Hunger, _) => {
             let (peak, limit) = (entry.receipt.unwrap().peak.unwrap(), 128 << 20);
