@@ -16,6 +16,7 @@ const HOUSE: &[(&str, &str, u8)] = &[
     ("tests/servers", "millhand-servers", 5),
     // Brings the servers that it measures.
     ("bench", "millhand-bench", 6),
+    ("faults", "millhand-faults", 6),
 ];
 
 /// All that `proto` may use. Nothing here does I/O, keeps a clock or starts a thread; keep it so.

@@ -9,6 +9,7 @@ mod backend;
 mod clock;
 mod coalesce;
 pub mod conformance;
+pub mod crash;
 mod error;
 pub mod faults;
 #[cfg(test)]

@@ -30,6 +30,7 @@ use crate::backend::{
     Settled, Settlement, Subscription,
 };
 use crate::clock::Clock;
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView, oldest_minute};
 
@@ -233,8 +234,10 @@ impl Shared {
         let count = parcels.len();
         let copies: Vec<NewCopy> = parcels.iter().map(NewCopy::of).collect();
         drop(parcels);
-        let pushed = self.0.write(move |engine| engine.push(&copies));
-        match pushed.await {
+        crash::point("push.before");
+        let pushed = self.0.write(move |engine| engine.push(&copies)).await;
+        crash::point("push.after");
+        match pushed {
             Ok(pushed) => pushed,
             // Nothing can have been written there.
             Err(error @ Error::Unusable { .. }) => vec![Pushed::Rejected(error.to_string()); count],
@@ -249,12 +252,17 @@ impl Shared {
             Some(dir) => presence::alive(dir, worker),
             None => ledger.knows(worker),
         };
-        self.0
+        crash::point("claim.before");
+        let met = self
+            .0
             .write(move |engine| claims.iter().map(|claim| engine.claim(claim, &alive)).collect())
-            .await
+            .await;
+        crash::point("claim.after");
+        met
     }
 
     async fn settle(&self, settlements: Vec<Settlement>) -> Result<Vec<Settled>> {
+        crash::point("settle.before");
         let settlements = Arc::new(settlements);
         let (work, ledger) = (Arc::clone(&settlements), Arc::clone(&self.0.ledger));
         let settled = self
@@ -269,12 +277,14 @@ impl Shared {
                 for delivery in ledger.ending(done.map(|(settlement, _)| settlement)) {
                     engine.tables.delete(pump::row(delivery))?;
                 }
+                crash::point("settle.before_commit");
                 Ok(settled)
             })
             .await?;
         for (settlement, _) in settlements.iter().zip(&settled).filter(|(_, s)| **s == Settled::Done) {
             self.0.ledger.settled(settlement.delivery, settlement.copy.id());
         }
+        crash::point("settle.after");
         Ok(settled)
     }
 

@@ -42,6 +42,7 @@ use crate::backend::{
     Act, Acted, Backend, BoxFuture, Claim, Consumer, Control, Controlled, Counts, Facts, Looked, Mail, Pending, Pushed,
     Rebuilt, Settled, Settlement, Subscription,
 };
+use crate::crash;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView};
@@ -117,7 +118,10 @@ impl Pair {
             claims.into_iter().map(claim).collect()
         };
         let mut met = Vec::with_capacity(copies.len());
-        for (copy, reply) in copies.iter().zip(self.records.change(changes).await) {
+        crash::point("claim.before");
+        let replies = self.records.change(changes).await;
+        crash::point("claim.after");
+        for (copy, reply) in copies.iter().zip(replies) {
             let Reply::Met(meeting) = reply? else {
                 return Err(Error::Closed);
             };

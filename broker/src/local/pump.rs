@@ -11,6 +11,7 @@ use super::Local;
 use super::engine::Engine;
 use super::tables::CopyRow;
 use crate::backend::{Consumer, Delivery, DeliveryId, Flow, Settlement, Subscription};
+use crate::crash;
 use crate::error::Result;
 
 /// The longest that a pump looks away: a wake-up may get lost.
@@ -144,6 +145,7 @@ async fn pump(
                     continue;
                 };
                 local.ledger.hold(delivery.id, &delivery.parcel, &counts);
+                crash::point("deliver.after");
                 if out.send(delivery).await.is_err() {
                     return Ok(());
                 }

@@ -11,6 +11,7 @@ use super::changes::Change;
 use super::queue::{Arrival, Arrivals, Arrived, Route, Side};
 use super::store::{Effect, Key};
 use crate::backend::{Consumer, Delivery, Flow, Subscription};
+use crate::crash;
 use crate::error::Result;
 
 /// The pause between two tries to set something aside.
@@ -53,7 +54,9 @@ impl Pump {
             tokio::select! {
                 arrived = arrivals.arrived.recv() => match arrived {
                     Some(Arrived::Message(arrival)) => {
-                        if let Some(delivery) = self.open(arrival).await
+                        let opened = self.open(arrival).await;
+                        crash::point("deliver.after");
+                        if let Some(delivery) = opened
                             && self.out.send(delivery).await.is_err()
                         {
                             return;

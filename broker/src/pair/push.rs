@@ -14,6 +14,7 @@ use super::queue::{Outgoing, Route};
 use super::records::encode;
 use super::store::{ACCEPTED, Effect, Expected, Key, Store, Swap, Write, shard_of};
 use crate::backend::Pushed;
+use crate::crash;
 
 /// Accepted records that may wait to be written; more are left out, which costs only their sight.
 const WAITING: usize = 16 * 1024;
@@ -106,7 +107,10 @@ impl Pair {
             sent.push((at, body.clone(), matches!(to, Route::Later(..))));
             messages.push(Outgoing { to, body });
         }
-        for ((at, body, later), pushed) in sent.into_iter().zip(self.queue.publish(messages).await) {
+        crash::point("push.before");
+        let answered = self.queue.publish(messages).await;
+        crash::point("push.after");
+        for ((at, body, later), pushed) in sent.into_iter().zip(answered) {
             if pushed == Pushed::Accepted {
                 let bytes = if later { body.len() } else { 0 };
                 self.notes.say(self.note(&parcels[at], body, later, now), bytes);

@@ -12,6 +12,7 @@ use super::changes::{Change, Reply, beside};
 use super::queue::{Outgoing, Route, Side};
 use super::store::Key;
 use crate::backend::{DeliveryId, Pushed, Release, Settled, Settlement, Verdict};
+use crate::crash;
 use crate::error::{Error, Result};
 
 /// A copy that goes back into the queue.
@@ -36,8 +37,10 @@ impl Pair {
     /// Settles; what cannot be settled now is settled again, and nothing of it counts twice. Where the
     /// store does not answer, that is all of it.
     pub(super) async fn settle_all(&self, settlements: &[Settlement]) -> Result<Vec<Settled>> {
+        crash::point("settle.before");
         let mut settled = vec![Settled::Done; settlements.len()];
         self.publish_children(settlements, &mut settled).await?;
+        crash::point("settle.after_children");
 
         // Remember.
         let now = self.store.now();
@@ -63,6 +66,7 @@ impl Pair {
             }
         }
 
+        crash::point("settle.after_remember");
         self.name_tasks(settlements, now).await;
 
         // Release.
@@ -73,6 +77,8 @@ impl Pair {
             .filter_map(|(at, settlement)| self.back(at, settlement, now))
             .collect();
         let bodies = self.release(back, &mut settled).await?;
+
+        crash::point("settle.after_release");
 
         // Write the confirms.
         let (places, changes): (Vec<usize>, Vec<Change>) = settlements
@@ -93,6 +99,7 @@ impl Pair {
                 settled[at] = Settled::Stale;
             }
         }
+        crash::point("settle.after_confirm");
         // That it is detached is told, not needed: the watch copy looks after the job.
         let detached = settlements.iter().filter(|s| matches!(s.verdict, Verdict::Detach));
         let told = detached.map(|s| Change::Detach { copy: s.copy.clone() }).collect();
@@ -106,6 +113,7 @@ impl Pair {
         if !ended.is_empty() {
             self.queue.acknowledge(ended);
         }
+        crash::point("settle.after");
         Ok(settled)
     }
 

@@ -1,0 +1,44 @@
+//! Append-only files of JSON lines, which several processes write and which no fault of a run touches. What
+//! was promised is judged from them alone.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result};
+use serde_json::{Map, Value};
+
+/// What producers asked for and were answered.
+pub(crate) const PRODUCED: &str = "produced.jsonl";
+/// What handlers did.
+pub(crate) const RAN: &str = "ran.jsonl";
+/// What was done to processes and servers.
+pub(crate) const DONE: &str = "done.jsonl";
+/// What was found when all was over.
+pub(crate) const FOUND: &str = "found.jsonl";
+
+/// One of these files.
+#[derive(Debug)]
+pub(crate) struct Diary(File);
+
+impl Diary {
+    pub(crate) fn open(folder: &Path, name: &str) -> Result<Self> {
+        let path = folder.join(name);
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        Ok(Self(file.with_context(|| path.display().to_string())?))
+    }
+
+    /// One line, with the time in milliseconds; written at once, so that lines of several processes do not mix.
+    pub(crate) fn write(&self, what: &str, facts: &[(&str, Value)]) -> Result<()> {
+        let mut line = Map::new();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_millis();
+        line.insert("at".to_owned(), u64::try_from(now)?.into());
+        line.insert("what".to_owned(), what.into());
+        line.extend(facts.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+        let mut text = Value::Object(line).to_string();
+        text.push('\n');
+        (&self.0).write_all(text.as_bytes())?;
+        Ok(())
+    }
+}

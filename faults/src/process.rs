@@ -1,0 +1,61 @@
+//! The processes of a run: this program, started again.
+
+use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
+use std::process::{ExitStatus, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use rustix::process::{Pid, Signal, kill_process};
+use tokio::process::{Child, Command};
+
+use crate::place::Place;
+
+/// A process of ours; it ends with this value.
+#[derive(Debug)]
+pub(crate) struct Running(Child);
+
+impl Running {
+    /// Starts `what` on a place, with a crash point if there is one.
+    pub(crate) fn start(what: &str, place: &Place, folder: &Path, more: &[&str], crash: Option<&str>) -> Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.arg(what).args(place.urls()).arg(folder).args(more);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        if let Some(crash) = crash {
+            command.env("MILLHAND_CRASH", crash);
+        }
+        Ok(Self(
+            command.spawn().with_context(|| format!("{what} cannot be started"))?,
+        ))
+    }
+
+    pub(crate) fn pid(&self) -> Option<u32> {
+        self.0.id()
+    }
+
+    /// Waits for its end.
+    pub(crate) async fn ended(&mut self, patience: Duration) -> Result<ExitStatus> {
+        match tokio::time::timeout(patience, self.0.wait()).await {
+            Ok(status) => Ok(status?),
+            Err(_) => bail!("it did not end within {patience:?}"),
+        }
+    }
+
+    /// Waits until it has killed itself.
+    pub(crate) async fn crashed(&mut self, patience: Duration) -> Result<()> {
+        let status = self.ended(patience).await?;
+        if status.signal() != Some(Signal::KILL.as_raw()) {
+            bail!("it did not come to its crash point: {status}");
+        }
+        Ok(())
+    }
+
+    /// Tells it to stop, and waits until it has.
+    pub(crate) async fn stop(mut self, patience: Duration) -> Result<ExitStatus> {
+        let pid = self.0.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        if let Some(pid) = pid {
+            kill_process(pid, Signal::TERM)?;
+        }
+        self.ended(patience).await
+    }
+}

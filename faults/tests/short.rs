@@ -1,0 +1,138 @@
+//! The short form of each scenario passes, and the checker sees what is wrong.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::path::Path;
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+fn faults(words: &[&str]) -> (bool, Vec<Value>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_millhand-faults"))
+        .args(words)
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let errors = String::from_utf8_lossy(&output.stderr).into_owned();
+    let lines = text
+        .lines()
+        .filter_map(|line| serde_json::from_str(line).ok())
+        .collect();
+    (output.status.success(), lines, errors)
+}
+
+#[test]
+fn a_process_that_is_killed_at_any_step_loses_nothing() {
+    let (passed, lines, errors) = faults(&["run", "F02", "--short", "--seed", "7"]);
+    for line in &lines {
+        println!("{line}");
+    }
+    assert!(passed, "{errors}");
+    // 11 points of a fleet, 8 of SQLite.
+    assert_eq!(lines.len(), 19);
+    for line in &lines {
+        assert_eq!(
+            (&line["kills"], &line["lost"], &line["stuck"]),
+            (&json!(1), &json!(0), &json!(0)),
+            "{line}"
+        );
+        let point = line["point"].as_str().unwrap();
+        if point.starts_with("settle.") {
+            assert_eq!(line["kills_that_hit_running_jobs"], 1, "{line}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_scenario_or_crash_point_is_refused() {
+    let (passed, _, errors) = faults(&["run", "F99"]);
+    assert!(!passed && errors.contains("there is no scenario F99"), "{errors}");
+    let folder = tempfile::tempdir().unwrap();
+    let url = format!("sqlite:{}", folder.path().join("jobs.db").display());
+    let mut produce = Command::new(env!("CARGO_BIN_EXE_millhand-faults"));
+    produce
+        .arg("produce")
+        .args([&url, &url])
+        .arg(folder.path())
+        .args(["1", "[\"succeed\"]"]);
+    let output = produce.env("MILLHAND_CRASH", "settle.nowhere").output().unwrap();
+    assert_eq!(output.status.code(), Some(64));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("no crash point"));
+}
+
+/// Judges a run in which one job of a kind, `n` 3, was accepted.
+fn judge(kind: &str, ran: &[(&str, u64)], found: &[(&str, Value)], kills: &[u64]) -> String {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, lines: Vec<Value>| {
+        let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+        std::fs::write(folder.path().join(name), text).unwrap();
+    };
+    write(
+        "produced.jsonl",
+        vec![
+            json!({"what": "attempt", "id": "a", "kind": kind, "n": 3}),
+            json!({"what": "ok", "id": "a"}),
+        ],
+    );
+    let ran = ran
+        .iter()
+        .map(|(what, pid)| json!({"what": what, "id": "a", "pid": pid, "attempt": 1}));
+    write("ran.jsonl", ran.collect());
+    write(
+        "done.jsonl",
+        kills.iter().map(|pid| json!({"what": "kill", "pid": pid})).collect(),
+    );
+    let found = found
+        .iter()
+        .map(|(state, result)| json!({"what": "job", "id": "a", "state": state, "result": result}));
+    write("found.jsonl", found.collect());
+    verdict(folder.path())
+}
+
+fn verdict(folder: &Path) -> String {
+    let (_, lines, errors) = faults(&["check", folder.to_str().unwrap()]);
+    assert_eq!(lines.len(), 1, "{errors}");
+    lines[0]["wrong"].to_string()
+}
+
+#[test]
+fn the_checker_sees_what_is_wrong_and_nothing_else() {
+    let (once, twice) = ([("start", 7), ("end", 7)], [("start", 7), ("start", 8), ("end", 8)]);
+    let good = [("succeeded", json!(9))];
+    assert_eq!(judge("succeed", &once, &good, &[]), "[]");
+    assert_eq!(
+        judge("succeed", &twice, &good, &[7]),
+        "[]",
+        "a kill explains a second start"
+    );
+    assert_eq!(judge("retry", &twice, &good, &[]), "[]");
+    assert_eq!(judge("die", &once[..1], &[("dead", Value::Null)], &[]), "[]");
+
+    let wrong = |what: &str, verdict: String| assert!(verdict.contains(what), "{what}: {verdict}");
+    wrong("I1: it was accepted and never started", judge("succeed", &[], &[], &[]));
+    wrong("I1, I3", judge("succeed", &once, &[("running", Value::Null)], &[]));
+    wrong(
+        "I3: it ended as",
+        judge("succeed", &once, &[good[0].clone(), ("dead", Value::Null)], &[]),
+    );
+    wrong(
+        "I3: its result",
+        judge("succeed", &once, &[("succeeded", json!(8))], &[]),
+    );
+    wrong("I4", judge("succeed", &twice, &good, &[]));
+    wrong("I4", judge("succeed", &twice, &good, &[99]));
+
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(
+        folder.path().join("ran.jsonl"),
+        "{\"what\": \"start\", \"id\": \"x\", \"pid\": 1}\n",
+    )
+    .unwrap();
+    std::fs::write(
+        folder.path().join("found.jsonl"),
+        "{\"what\": \"left\", \"of\": \"3 messages\"}\n",
+    )
+    .unwrap();
+    let verdict = verdict(folder.path());
+    wrong("I2", verdict.clone());
+    wrong("I8: left behind: \\\"3 messages", verdict);
+}
