@@ -22,7 +22,7 @@ struct Job {
     accepted: bool,
     /// The process and attempt of each start.
     starts: Vec<(u64, u64)>,
-    /// Ends of handlers that mean success.
+    /// Handlers' words that the job is over.
     ends: usize,
     /// The state, and result, of each time it was looked at when all was over.
     found: Vec<(String, Option<u64>)>,
@@ -82,6 +82,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
                 let number = |name: &str| line[name].as_u64().unwrap_or_default();
                 job.starts.push((number("pid"), number("attempt")));
             }
+            "died" => job.ends += 1,
             "end" => {
                 job.ends += 1;
                 if let Some(child) = line["child"].as_str() {
@@ -96,7 +97,10 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         let job = jobs.entry(child.clone()).or_default();
         (job.kind, job.n, job.accepted) = ("child".to_owned(), n + 1_000_000, true);
     }
-    let kills: Vec<u64> = lines(folder, "done.jsonl")?
+    let done = lines(folder, "done.jsonl")?;
+    // What the store forgot cannot be found in it, and may run again.
+    let flushes = done.iter().filter(|line| text(line, "what") == "flush").count();
+    let kills: Vec<u64> = done
         .iter()
         .filter(|line| text(line, "what") == "kill")
         .filter_map(|line| line["pid"].as_u64())
@@ -132,6 +136,11 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         if known && job.starts.is_empty() {
             lost += 1;
             say("I1: it was accepted and never started".to_owned());
+        } else if flushes > 0 && states.is_empty() {
+            if job.ends == 0 {
+                stuck += 1;
+                say("I1: no handler ended it".to_owned());
+            }
         } else if known && !states.contains(state) {
             stuck += 1;
             say(format!("I1, I3: it is {states:?} and should be {state}"));
@@ -151,7 +160,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         hit.extend(killed.iter().copied());
         extra += job.starts.len().saturating_sub(starts);
         twice += usize::from(job.starts.len() > starts);
-        if job.starts.len() > starts + killed.len() {
+        if job.starts.len() > starts + killed.len() + flushes {
             let count = job.starts.len();
             say(format!("I4: it started {count} times, with {} kills", killed.len()));
         }
@@ -172,6 +181,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         "duplicated": twice,
         "extra_executions": extra,
         "kills": kills.len(),
+        "flushes": flushes,
         "kills_that_hit_running_jobs": hit.len(),
         "wrong": wrong,
     }))

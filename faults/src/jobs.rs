@@ -73,6 +73,7 @@ async fn work(job: Work, cx: Context) -> Result<u64, Failure> {
             ("attempt", json!(cx.attempt())),
             ("fence", json!([cx.fence().hand, cx.fence().claim])),
             ("pid", json!(std::process::id())),
+            ("parentless", json!(job.n < CHILDREN)),
         ];
         facts.extend_from_slice(more);
         facts

@@ -7,7 +7,7 @@ use millhand_client::{Client, Enqueued, Job};
 use millhand_proto::JobId;
 use serde_json::json;
 
-use crate::diary::{Diary, PRODUCED};
+use crate::diary::{Diary, PRODUCED, RAN};
 use crate::jobs::{Kind, Work};
 use crate::place::Place;
 
@@ -26,6 +26,26 @@ pub(crate) fn jobs(count: u64, kinds: &[Kind], seed: u64) -> Vec<(JobId, Work)> 
         (JobId::given(&format!("{seed}/{n}")), work)
     };
     (0..count).zip(kinds).map(job).collect()
+}
+
+/// Runs that handlers have begun, by their diary.
+pub(crate) fn starts(folder: &Path) -> Result<usize> {
+    let text = std::fs::read_to_string(folder.join(RAN)).unwrap_or_default();
+    Ok(text.matches("\"what\":\"start\"").count())
+}
+
+/// Jobs whose handlers have said that they ended for good; children left out.
+pub(crate) fn ends(folder: &Path) -> Result<usize> {
+    let text = std::fs::read_to_string(folder.join(RAN)).unwrap_or_default();
+    let mut ended = std::collections::HashSet::new();
+    for line in text.lines() {
+        let line: serde_json::Value = serde_json::from_str(line)?;
+        let ends = matches!(line["what"].as_str(), Some("end" | "died"));
+        if ends && line["parentless"] == true {
+            ended.extend(line["id"].as_str().map(str::to_owned));
+        }
+    }
+    Ok(ended.len())
 }
 
 /// Enqueues all of them, a few at a time; what nobody can say is asked again with the same id.

@@ -6,10 +6,13 @@ mod check;
 mod crash_points;
 mod diary;
 mod jobs;
+mod kills;
 mod load;
 mod place;
 mod process;
 mod scenarios;
+mod scene;
+mod stores;
 
 use std::path::Path;
 use std::process::ExitCode;

@@ -5,7 +5,15 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use millhand_broker::{Backend, BackendUrl};
-use millhand_servers::{Servers, shared};
+use millhand_servers::{Rabbit, Redis, Servers};
+
+/// Starts both servers of a fleet.
+pub(crate) fn servers() -> Arc<Servers> {
+    Arc::new(Servers {
+        rabbit: Rabbit::start(),
+        redis: Redis::start(),
+    })
+}
 
 /// A back end by its URLs, which other processes open too.
 #[derive(Clone, Debug)]
@@ -13,7 +21,7 @@ pub(crate) struct Place {
     broker: String,
     store: String,
     /// The namespace, and the servers, of a fleet.
-    fleet: Option<(String, &'static Servers)>,
+    fleet: Option<(String, Arc<Servers>)>,
 }
 
 impl Place {
@@ -26,8 +34,7 @@ impl Place {
         }
     }
 
-    pub(crate) fn fleet(namespace: &str) -> Self {
-        let servers = shared();
+    pub(crate) fn fleet(namespace: &str, servers: Arc<Servers>) -> Self {
         Self {
             broker: format!("{}?ns={namespace}", servers.rabbit.url()),
             store: format!("{}?ns={namespace}", servers.redis.url()),
@@ -44,10 +51,6 @@ impl Place {
         }
     }
 
-    pub(crate) fn name(&self) -> &'static str {
-        if self.fleet.is_some() { "fleet" } else { "sqlite" }
-    }
-
     pub(crate) fn urls(&self) -> [&str; 2] {
         [&self.broker, &self.store]
     }
@@ -57,6 +60,13 @@ impl Place {
             &self.broker,
             Some(&self.store),
         )?)?)
+    }
+
+    /// Takes everything from the store.
+    pub(crate) fn flush(&self) {
+        if let Some((_, servers)) = &self.fleet {
+            servers.redis.flush();
+        }
     }
 
     /// Messages in each queue of a fleet that holds any, ready, delayed or in hands; by RabbitMQ itself.

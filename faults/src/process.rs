@@ -50,12 +50,29 @@ impl Running {
         Ok(())
     }
 
+    /// Kills it, and waits until it is gone.
+    pub(crate) async fn kill(&mut self) -> Result<()> {
+        Ok(self.0.kill().await?)
+    }
+
+    /// Stops it in the middle of whatever it does.
+    pub(crate) fn freeze(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub(crate) fn thaw(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
+        let pid = self.0.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
+        Ok(kill_process(pid.context("it has ended")?, signal)?)
+    }
+
     /// Tells it to stop, and waits until it has.
     pub(crate) async fn stop(mut self, patience: Duration) -> Result<ExitStatus> {
-        let pid = self.0.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
-        if let Some(pid) = pid {
-            kill_process(pid, Signal::TERM)?;
-        }
+        self.signal(Signal::TERM)?;
         self.ended(patience).await
     }
 }

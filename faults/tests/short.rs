@@ -43,6 +43,19 @@ fn a_process_that_is_killed_at_any_step_loses_nothing() {
 }
 
 #[test]
+fn workers_die_or_stand_still_and_the_store_forgets_and_nothing_is_lost() {
+    for scenario in ["F01", "F03", "F33"] {
+        let (passed, lines, errors) = faults(&["run", scenario, "--short", "--seed", "7"]);
+        for line in &lines {
+            println!("{line}");
+        }
+        assert!(passed && !lines.is_empty(), "{scenario}: {errors}");
+        let harmed = |line: &Value| line["kills_that_hit_running_jobs"] != 0 || line["flushes"] != 0;
+        assert!(lines.iter().all(harmed), "{scenario}");
+    }
+}
+
+#[test]
 fn an_unknown_scenario_or_crash_point_is_refused() {
     let (passed, _, errors) = faults(&["run", "F99"]);
     assert!(!passed && errors.contains("there is no scenario F99"), "{errors}");
