@@ -35,7 +35,7 @@ fn a_process_that_is_killed_at_any_step_loses_nothing() {
             (&json!(1), &json!(0), &json!(0)),
             "{line}"
         );
-        let point = line["point"].as_str().unwrap();
+        let point = line["plan"].as_str().unwrap();
         if point.starts_with("settle.") {
             assert_eq!(line["kills_that_hit_running_jobs"], 1, "{line}");
         }
