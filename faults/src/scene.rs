@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use millhand_client::Client;
+use millhand_client::{Client, WaitError};
 use millhand_proto::{JobId, State};
 use serde_json::{Value, json};
 
@@ -88,7 +88,7 @@ impl Scene {
         let ended = if self.forgets {
             self.all_told().await?
         } else {
-            all_ended(&client, &self.jobs).await
+            all_ended(&client, &with_children(&self.jobs)).await
         };
         let drained = after.elapsed();
         let mut statuses = Vec::new();
@@ -111,13 +111,26 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The jobs, and the children that they have when they succeed.
+fn with_children(jobs: &[(JobId, Work)]) -> Vec<JobId> {
+    let mut ids: Vec<JobId> = jobs.iter().map(|(id, _)| *id).collect();
+    let parents = jobs.iter().filter(|(_, work)| work.kind == Kind::Parent);
+    ids.extend(parents.map(|(id, _)| JobId::child_of(*id, "0")));
+    ids
+}
+
 /// Waits until all have ended; false when they do not.
-async fn all_ended(client: &Client, jobs: &[(JobId, Work)]) -> bool {
+async fn all_ended(client: &Client, ids: &[JobId]) -> bool {
     let end = Instant::now() + PATIENCE;
-    for (id, _) in jobs {
-        let left = end.saturating_duration_since(Instant::now());
-        if client.wait_raw(*id, left).await.is_err() {
-            return false;
+    for id in ids {
+        loop {
+            let left = end.saturating_duration_since(Instant::now());
+            match client.wait_raw(*id, left).await {
+                Ok(_) => break,
+                // Its record is written behind who enqueued it.
+                Err(WaitError::Unknown(_)) if !left.is_zero() => tokio::time::sleep(Duration::from_millis(50)).await,
+                Err(_) => return false,
+            }
         }
     }
     true
@@ -126,20 +139,8 @@ async fn all_ended(client: &Client, jobs: &[(JobId, Work)]) -> bool {
 /// Notes how each job is remembered, and what is left.
 async fn note_found(client: &Client, place: &Place, folder: &Path, jobs: &[(JobId, Work)]) -> Result<()> {
     let diary = Diary::open(folder, FOUND)?;
-    let mut ids: Vec<JobId> = jobs.iter().map(|(id, _)| *id).collect();
-    let parents = jobs.iter().filter(|(_, work)| work.kind == Kind::Parent);
-    ids.extend(parents.map(|(id, _)| JobId::child_of(*id, "0")));
-    // A child may run for a moment longer than its parent.
-    let end = Instant::now() + Duration::from_secs(10);
-    for id in ids {
-        let view = loop {
-            let view = client.get(id).await?;
-            let over = view.as_ref().is_none_or(|view| view.entry.state.is_ended());
-            if over || Instant::now() > end {
-                break view;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        };
+    for id in with_children(jobs) {
+        let view = client.get(id).await?;
         let Some(view) = view else { continue };
         let result = view
             .entry
