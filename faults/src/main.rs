@@ -47,11 +47,13 @@ fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         ["worker", broker, store, folder] => {
+            process::end_with_parent();
             let place = Place::named(broker.to_owned(), store.to_owned());
             runtime.block_on(worker(&place, Path::new(folder)))?;
             Ok(ExitCode::SUCCESS)
         }
         ["produce", broker, store, folder, seed, kinds] => {
+            process::end_with_parent();
             let place = Place::named(broker.to_owned(), store.to_owned());
             let jobs = load::jobs(scenarios::JOBS, &serde_json::from_str::<Vec<_>>(kinds)?, seed.parse()?);
             runtime.block_on(load::produce(&place, Path::new(folder), &jobs))?;

@@ -2,7 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use serde_json::{Value, json};
 
@@ -67,7 +67,11 @@ fn an_unknown_scenario_or_crash_point_is_refused() {
         .args([&url, &url])
         .arg(folder.path())
         .args(["1", "[\"succeed\"]"]);
-    let output = produce.env("MILLHAND_CRASH", "settle.nowhere").output().unwrap();
+    produce.env("MILLHAND_CRASH", "settle.nowhere");
+    // Its standard input stays open: with its end the process would end.
+    let mut produce = produce.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let _input = produce.stdin.take();
+    let output = produce.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(64));
     assert!(String::from_utf8_lossy(&output.stderr).contains("no crash point"));
 }
