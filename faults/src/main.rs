@@ -64,8 +64,12 @@ fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         ["run" | "all", ..] => runtime.block_on(run(&words)),
-        _ => {
+        ["--help" | "-h"] => {
             println!("{USAGE}");
+            Ok(ExitCode::SUCCESS)
+        }
+        _ => {
+            eprintln!("{USAGE}");
             Ok(ExitCode::from(2))
         }
     }

@@ -11,8 +11,6 @@ mod deeds;
 mod held;
 mod tasks;
 mod told;
-#[path = "../work/mod.rs"]
-mod work;
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};

@@ -11,7 +11,6 @@ use serde::{Deserialize, Serialize};
 
 use crate::cage::Cage;
 use crate::deeds::{Bomb, Deed, Nasty, act};
-use crate::work::long;
 
 /// One for the nasty job, one for the good ones.
 pub const SLOTS: usize = 2;
@@ -66,7 +65,11 @@ pub const KINDS: [Kind; 3] = [Kind::Rust, Kind::Command, Kind::Python];
 
 /// How much a flood is, in MiB.
 pub fn flood() -> usize {
-    if long() { 1024 } else { 64 }
+    if std::env::var_os("MILLHAND_LONG").is_some() {
+        1024
+    } else {
+        64
+    }
 }
 
 /// Its first crash, error or timeout is a job's end.
