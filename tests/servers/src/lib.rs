@@ -23,7 +23,7 @@ mod resp;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-pub use self::proxy::Proxy;
+pub use self::proxy::{Deed, Frame, Manner, Proxy, STALL};
 pub use self::rabbit::Rabbit;
 pub use self::redis::Redis;
 pub use self::resp::Reply;
