@@ -2,11 +2,17 @@
 //! nothing of the other modules, and runs as a process of its own.
 //!
 //! * I1: every job that was accepted ended, and none is on its way when all is over.
-//! * I2: nothing ran, or is remembered, that nobody enqueued or a handler's success did not bring.
+//! * I2: nothing ran, or is remembered, that nobody enqueued, that was refused, or that a handler's success did
+//!   not bring.
 //! * I3: one end for each job, the one that its kind asks for, with the result that follows from it.
-//! * I4: no job started more often than its kind and the kills of processes that had started it explain.
+//! * I4: no job started more often than its kind, the kills and freezes of processes that had started it, and a
+//!   store that forgot explain.
 //! * I5: no attempt beyond the last that the policy allows.
 //! * I8: no message and no claim is left.
+//! * I9: no secret stands in a log.
+//! * I10: who lived through it holds no more of the machine than before.
+//!
+//! That who is told to stop ends with 0, and nobody else does (I11), is seen by who runs the processes.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::io::{self, BufRead, BufReader};
@@ -20,12 +26,30 @@ struct Job {
     kind: String,
     n: u64,
     accepted: bool,
-    /// The process and attempt of each start.
-    starts: Vec<(u64, u64)>,
-    /// Handlers' words that the job is over.
-    ends: usize,
+    refused: bool,
+    /// The process, attempt and time of each start.
+    starts: Vec<(u64, u64, u64)>,
+    /// The process and time of each word of a handler that the job is over.
+    ends: Vec<(u64, u64)>,
     /// The state, and result, of each time it was looked at when all was over.
     found: Vec<(String, Option<u64>)>,
+}
+
+/// What was done to the system, and when.
+#[derive(Default)]
+struct Done {
+    /// Processes that were killed.
+    kills: Vec<(u64, u64)>,
+    /// Processes that stood still.
+    freezes: Vec<u64>,
+    /// Times at which a store forgot.
+    flushes: Vec<u64>,
+    /// Times of all harm, and of the end of each.
+    faults: Vec<u64>,
+    heals: Vec<u64>,
+    secrets: Vec<String>,
+    /// What a process held: before, after.
+    usage: BTreeMap<u64, [Value; 2]>,
 }
 
 fn lines(folder: &Path, name: &str) -> io::Result<Vec<Value>> {
@@ -44,6 +68,10 @@ fn text<'v>(line: &'v Value, name: &str) -> &'v str {
     line[name].as_str().unwrap_or_default()
 }
 
+fn number(line: &Value, name: &str) -> u64 {
+    line[name].as_u64().unwrap_or_default()
+}
+
 /// The state in which a job of this kind ends, and the starts that it takes.
 fn expected(kind: &str) -> (&'static str, usize) {
     match kind {
@@ -53,22 +81,107 @@ fn expected(kind: &str) -> (&'static str, usize) {
     }
 }
 
+impl Done {
+    fn read(folder: &Path) -> io::Result<Self> {
+        let mut done = Self::default();
+        for line in lines(folder, "done.jsonl")? {
+            let (at, pid) = (number(&line, "at"), number(&line, "pid"));
+            match text(&line, "what") {
+                "kill" => done.kills.push((pid, at)),
+                "freeze" => done.freezes.push(pid),
+                "flush" => done.flushes.push(at),
+                "heal" => done.heals.push(at),
+                "secret" => done.secrets.push(text(&line, "text").to_owned()),
+                "usage" => {
+                    let when = usize::from(text(&line, "when") == "after");
+                    done.usage.entry(pid).or_default()[when] = line["of"].clone();
+                }
+                _ => {}
+            }
+            if ["kill", "freeze", "flush", "fault"].contains(&text(&line, "what")) {
+                done.faults.push(at);
+            }
+        }
+        Ok(done)
+    }
+
+    /// The processes that explain one more start of a job that they had begun.
+    fn harmed(&self) -> impl Iterator<Item = u64> + '_ {
+        let killed = self.kills.iter().map(|(pid, _)| *pid);
+        killed.chain(self.freezes.iter().copied())
+    }
+
+    /// What a process holds more than it may; it may hold a tenth more, and a little.
+    fn grown(&self) -> impl Iterator<Item = String> + '_ {
+        let grown = |pid: &u64, [before, after]: &[Value; 2], name: &str, little: u64| {
+            let (before, after) = (before[name].as_u64()?, after[name].as_u64()?);
+            (after > before + before / 10 + little)
+                .then(|| format!("I10: {pid} held {before} {name}, and {after} when all was over"))
+        };
+        self.usage.iter().flat_map(move |(pid, both)| {
+            let bounds = [("rss_kib", 32 << 10), ("files", 4), ("threads", 4)];
+            bounds
+                .map(|(name, little)| grown(pid, both, name, little))
+                .into_iter()
+                .flatten()
+        })
+    }
+}
+
+/// Which logs show what they must not.
+fn seen_in_logs(folder: &Path, secrets: &[String]) -> io::Result<Vec<String>> {
+    let mut seen = Vec::new();
+    for entry in std::fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.extension().is_none_or(|kind| kind != "log") {
+            continue;
+        }
+        let mut log = BufReader::new(std::fs::File::open(&path)?);
+        let mut line = Vec::new();
+        while log.read_until(b'\n', &mut line)? > 0 {
+            let shown = String::from_utf8_lossy(&line);
+            if let Some(secret) = secrets.iter().find(|secret| shown.contains(secret.as_str())) {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                seen.push(format!("I9: {name} shows {secret}: {}", shown.trim()));
+                break;
+            }
+            line.clear();
+        }
+    }
+    Ok(seen)
+}
+
+/// The longest time from one of `froms` to the first of `tos` after it; `None` when there is none.
+fn longest(froms: &[u64], tos: &[u64]) -> Option<u64> {
+    let mut tos = tos.to_vec();
+    tos.sort_unstable();
+    let next = |from: &u64| {
+        let at = tos.partition_point(|to| to < from);
+        tos.get(at).map(|to| to - from)
+    };
+    froms.iter().filter_map(next).max()
+}
+
 /// Judges; the numbers, with what is wrong in words under `wrong`.
 pub(crate) fn check(folder: &Path) -> io::Result<Value> {
     let mut jobs: BTreeMap<String, Job> = BTreeMap::new();
     let (mut attempted, mut acknowledged, mut wrong) = (0, 0, Vec::new());
+    let (mut oks, mut doubts) = (Vec::new(), Vec::new());
     for line in lines(folder, "produced.jsonl")? {
         let job = jobs.entry(text(&line, "id").to_owned()).or_default();
         match text(&line, "what") {
             "attempt" => {
                 attempted += usize::from(job.kind.is_empty());
                 text(&line, "kind").clone_into(&mut job.kind);
-                job.n = line["n"].as_u64().unwrap_or_default();
+                job.n = number(&line, "n");
             }
             "ok" => {
                 acknowledged += usize::from(!job.accepted);
                 job.accepted = true;
+                oks.push(number(&line, "at"));
             }
+            "unknown" => doubts.push(number(&line, "at")),
+            "rejected" => job.refused = true,
             _ => {}
         }
     }
@@ -76,15 +189,13 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
     let mut children: HashMap<String, String> = HashMap::new();
     for line in lines(folder, "ran.jsonl")? {
         let id = text(&line, "id").to_owned();
+        let (pid, at) = (number(&line, "pid"), number(&line, "at"));
         let job = jobs.entry(id.clone()).or_default();
         match text(&line, "what") {
-            "start" => {
-                let number = |name: &str| line[name].as_u64().unwrap_or_default();
-                job.starts.push((number("pid"), number("attempt")));
-            }
-            "died" => job.ends += 1,
+            "start" => job.starts.push((pid, number(&line, "attempt"), at)),
+            "died" => job.ends.push((pid, at)),
             "end" => {
-                job.ends += 1;
+                job.ends.push((pid, at));
                 if let Some(child) = line["child"].as_str() {
                     children.insert(child.to_owned(), id);
                 }
@@ -97,14 +208,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         let job = jobs.entry(child.clone()).or_default();
         (job.kind, job.n, job.accepted) = ("child".to_owned(), n + 1_000_000, true);
     }
-    let done = lines(folder, "done.jsonl")?;
-    // What the store forgot cannot be found in it, and may run again.
-    let flushes = done.iter().filter(|line| text(line, "what") == "flush").count();
-    let kills: Vec<u64> = done
-        .iter()
-        .filter(|line| text(line, "what") == "kill")
-        .filter_map(|line| line["pid"].as_u64())
-        .collect();
+    let done = Done::read(folder)?;
     let mut left = Vec::new();
     for line in lines(folder, "found.jsonl")? {
         match text(&line, "what") {
@@ -118,8 +222,11 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         }
     }
 
-    let (mut lost, mut stuck, mut extra, mut twice, mut dead, mut recovered) = (0, 0, 0, 0, 0, 0);
+    // What the store forgot cannot be found in it, and may run again.
+    let flushes = done.flushes.len();
+    let (mut lost, mut stuck, mut extra, mut twice, mut dead, mut recovered, mut fenced) = (0, 0, 0, 0, 0, 0, 0);
     let mut hit = BTreeSet::new();
+    let mut again: Option<u64> = None;
     for (id, job) in &jobs {
         let mut say = |what: String| wrong.push(format!("{id} ({}): {what}", job.kind));
         if job.kind.is_empty() {
@@ -127,6 +234,12 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
                 "I2: nobody enqueued it, and it started {} times",
                 job.starts.len()
             ));
+            continue;
+        }
+        if job.refused && !job.accepted {
+            if !job.starts.is_empty() {
+                say("I2: it was refused, and started".to_owned());
+            }
             continue;
         }
         let known = job.accepted || !job.starts.is_empty();
@@ -137,7 +250,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
             lost += 1;
             say("I1: it was accepted and never started".to_owned());
         } else if flushes > 0 && states.is_empty() {
-            if job.ends == 0 {
+            if job.ends.is_empty() {
                 stuck += 1;
                 say("I1: no handler ended it".to_owned());
             }
@@ -152,27 +265,57 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
             say(format!("I3: its result is {results:?}, of {}", job.n));
         }
         dead += usize::from(states.contains("dead"));
-        let killed: Vec<u64> = kills
-            .iter()
-            .copied()
+        let harmed: Vec<u64> = done
+            .harmed()
             .filter(|pid| job.starts.iter().any(|start| start.0 == *pid))
             .collect();
-        hit.extend(killed.iter().copied());
+        hit.extend(harmed.iter().copied());
         extra += job.starts.len().saturating_sub(starts);
         twice += usize::from(job.starts.len() > starts);
-        if job.starts.len() > starts + killed.len() + flushes {
+        // An end of one that was killed may never have been told to anybody.
+        let told = job
+            .ends
+            .iter()
+            .filter(|(pid, _)| !done.kills.iter().any(|(killed, _)| killed == pid));
+        fenced += told.count().saturating_sub(1);
+        if job.starts.len() > starts + harmed.len() + flushes {
             let count = job.starts.len();
-            say(format!("I4: it started {count} times, with {} kills", killed.len()));
+            say(format!("I4: it started {count} times, with {} kills", harmed.len()));
         }
-        if let Some((_, attempt)) = job.starts.iter().find(|(_, attempt)| *attempt > 4) {
+        if let Some((_, attempt, _)) = job.starts.iter().find(|(_, attempt, _)| *attempt > 4) {
             say(format!("I5: attempt {attempt}"));
+        }
+        for (pid, at) in &done.kills {
+            let begun = job.starts.iter().any(|start| start.0 == *pid && start.2 <= *at);
+            let ended = job.ends.iter().any(|end| end.1 <= *at);
+            let next = job
+                .starts
+                .iter()
+                .filter(|start| start.2 > *at)
+                .map(|start| start.2 - at);
+            if let Some(next) = next.min().filter(|_| begun && !ended) {
+                again = again.max(Some(next));
+            }
         }
     }
     wrong.extend(left.iter().map(|what| format!("I8: left behind: {what}")));
+    wrong.extend(seen_in_logs(folder, &done.secrets)?);
+    wrong.extend(done.grown());
+    // From the end of the harm, where it has one.
+    let over = if done.heals.is_empty() {
+        &done.faults
+    } else {
+        &done.heals
+    };
+    let mut successes: Vec<u64> = jobs.values().flat_map(|job| &job.ends).map(|(_, at)| *at).collect();
+    let first_end = longest(over, &successes);
+    successes.extend(&oks);
     Ok(json!({
         "attempted": attempted,
         "acknowledged": acknowledged,
-        "unknown": produced.iter().filter(|id| jobs.get(*id).is_some_and(|job| !job.accepted)).count(),
+        "unknown": produced.iter().filter(|id| jobs.get(*id).is_some_and(|job| !job.accepted && !job.refused)).count(),
+        "refused": jobs.values().filter(|job| job.refused && !job.accepted).count(),
+        "doubts": doubts.len(),
         "ok": jobs.values().filter(|job| job.found.iter().any(|(state, _)| state == "succeeded")).count(),
         "dead": dead,
         "recovered": recovered,
@@ -180,9 +323,17 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         "stuck": stuck + left.len(),
         "duplicated": twice,
         "extra_executions": extra,
-        "kills": kills.len(),
+        "fenced": fenced,
+        "kills": done.kills.len(),
+        "freezes": done.freezes.len(),
         "flushes": flushes,
         "kills_that_hit_running_jobs": hit.len(),
+        "t_detect": longest(&done.faults, &doubts),
+        "t_first_success": longest(over, &successes),
+        "t_first_confirm": longest(over, &oks),
+        "t_first_end": first_end,
+        "t_run_again": again,
+        "usage": done.usage,
         "wrong": wrong,
     }))
 }

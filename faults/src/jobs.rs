@@ -41,6 +41,8 @@ pub(crate) struct Work {
     pub(crate) kind: Kind,
     /// How long it takes.
     pub(crate) millis: u64,
+    /// What no log may show.
+    pub(crate) secret: String,
 }
 
 impl Task for Work {

@@ -3,26 +3,31 @@
 //! `millhand-faults list`, `run F02 [--seed N]`, `all`: one line of JSON for each run.
 
 mod check;
-mod crash_points;
 mod diary;
 mod jobs;
-mod kills;
 mod load;
 mod place;
 mod process;
+mod scenario;
 mod scenarios;
 mod scene;
-mod stores;
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use millhand_worker::{Slots, Worker, shutdown_signal};
+use tracing_subscriber::filter::{LevelFilter, Targets};
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
+use crate::load::Pace;
 use crate::place::Place;
+use crate::process::Setup;
+use crate::scenario::{Options, Scenario};
 
-const USAGE: &str = "millhand-faults list | run NAME… [--seed N] [--short] | all [--seed N] [--short]
+const USAGE: &str = "millhand-faults list | run NAME… [OPTIONS] | all [OPTIONS]
 
 Starts RabbitMQ and Redis of its own on the loopback, does harm to them and to
 workers of its own, and judges what became of the jobs by files that no fault
@@ -32,7 +37,10 @@ touches. One line of JSON for each run; the exit code is 1 when one failed.
   run NAME…    these scenarios
   all          all of them
   --seed N     what is drawn follows from it; a run prints its own
-  --short      a part of each, for every day";
+  --short      a part of each, for every day
+  --seconds S  how long a load lasts, or a freeze, where it is no number of jobs
+
+MILLHAND_FAULTS_KEEP=FOLDER keeps there what a run that failed has written.";
 
 fn main() -> Result<ExitCode> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -46,17 +54,19 @@ fn main() -> Result<ExitCode> {
             println!("{}", check::check(Path::new(folder))?);
             Ok(ExitCode::SUCCESS)
         }
-        ["worker", broker, store, folder] => {
+        ["worker", broker, store, folder, setup] => {
             process::end_with_parent();
+            log();
             let place = Place::named(broker.to_owned(), store.to_owned());
-            runtime.block_on(worker(&place, Path::new(folder)))?;
+            runtime.block_on(worker(&place, Path::new(folder), serde_json::from_str(setup)?))?;
             Ok(ExitCode::SUCCESS)
         }
-        ["produce", broker, store, folder, seed, kinds] => {
+        ["produce", broker, store, folder, count, kinds, seed] => {
             process::end_with_parent();
+            log();
             let place = Place::named(broker.to_owned(), store.to_owned());
-            let jobs = load::jobs(scenarios::JOBS, &serde_json::from_str::<Vec<_>>(kinds)?, seed.parse()?);
-            runtime.block_on(load::produce(&place, Path::new(folder), &jobs))?;
+            let jobs = load::jobs(count.parse()?, &serde_json::from_str::<Vec<_>>(kinds)?, seed.parse()?);
+            runtime.block_on(load::produce(&place, Path::new(folder), &jobs, Pace::default()))?;
             Ok(ExitCode::SUCCESS)
         }
         ["list"] => {
@@ -75,40 +85,53 @@ fn main() -> Result<ExitCode> {
     }
 }
 
-async fn worker(place: &Place, folder: &Path) -> Result<()> {
-    let worker = Worker::new(place.open()?).queues([load::QUEUE]).slots(Slots {
-        asyncs: 4,
-        threads: 1,
-        processes: 1,
-    });
+/// Everything but the bytes on the wire: what must not be seen is looked for in it.
+fn log() {
+    let levels = Targets::new()
+        .with_default(LevelFilter::DEBUG)
+        .with_target("millhand", LevelFilter::TRACE);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .with_writer(std::io::stderr);
+    tracing_subscriber::registry().with(lines).with(levels).init();
+}
+
+async fn worker(place: &Place, folder: &Path, setup: Setup) -> Result<()> {
+    let slots = Slots {
+        asyncs: setup.asyncs,
+        threads: setup.threads,
+        processes: setup.processes,
+    };
+    let worker = Worker::new(place.open()?)
+        .queues([load::QUEUE])
+        .slots(slots)
+        .grace(Duration::from_millis(setup.grace));
     Ok(jobs::on(worker, folder)?.run(shutdown_signal()).await?)
 }
 
 async fn run(words: &[&str]) -> Result<ExitCode> {
-    let (mut names, mut seed, mut short) = (Vec::new(), None, false);
+    let (mut names, mut seed, mut short, mut seconds) = (Vec::new(), None, false, None);
     let mut rest = words[1..].iter();
     while let Some(word) = rest.next() {
         match *word {
-            "--seed" => {
-                let number = rest.next().context("--seed needs a number")?;
-                seed = Some(
-                    number
-                        .parse()
-                        .with_context(|| format!("--seed {number} is no number"))?,
-                );
-            }
+            "--seed" => seed = Some(number(word, rest.next())?),
+            "--seconds" => seconds = Some(number(word, rest.next())?),
             "--short" => short = true,
             name if name.starts_with('-') => bail!("there is no option {name}\n\n{USAGE}"),
             name => names.push(name),
         }
     }
-    let seed = seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 16);
-    let known = || scenarios::NAMES.iter().map(|(name, _)| *name);
-    let chosen: Vec<&'static str> = if words[0] == "all" {
-        known().collect()
+    let options = Options {
+        seed: seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 16),
+        short,
+        seconds,
+    };
+    let known = scenarios::all();
+    let chosen: Vec<&Scenario> = if words[0] == "all" {
+        known
     } else {
         let find = |name: &&str| {
-            let found = known().find(|known| known == name);
+            let found = known.iter().find(|known| known.name == *name).copied();
             found.with_context(|| format!("there is no scenario {name}; `list` names them"))
         };
         names.iter().map(find).collect::<Result<_>>()?
@@ -117,12 +140,17 @@ async fn run(words: &[&str]) -> Result<ExitCode> {
         bail!("run what?\n\n{USAGE}");
     }
     let mut failed = 0;
-    for name in chosen {
-        failed += scenarios::run(name, seed, short).await?;
+    for scenario in chosen {
+        failed += scenario.run(options).await?;
     }
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+fn number(option: &str, word: Option<&&str>) -> Result<u64> {
+    let word = word.with_context(|| format!("{option} needs a number"))?;
+    word.parse().with_context(|| format!("{option} {word} is no number"))
 }

@@ -1,18 +1,36 @@
 //! Where a run takes place: one SQLite file, or a namespace on RabbitMQ and Redis of our own.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use millhand_broker::{Backend, BackendUrl};
-use millhand_servers::{Rabbit, Redis, Servers};
+use millhand_servers::{Proxy, Rabbit, Redis, Servers};
+use serde_json::{Value, json};
+
+/// The user of both servers, whose password must be seen nowhere.
+const USER: &str = "mill";
+
+/// Its password.
+const PASSWORD: &str = "canary-of-a-password";
 
 /// Starts both servers of a fleet.
 pub(crate) fn servers() -> Arc<Servers> {
-    Arc::new(Servers {
-        rabbit: Rabbit::start(),
-        redis: Redis::start(),
-    })
+    servers_with(&[], &[])
+}
+
+/// Starts both, with settings of RabbitMQ's and options of Redis'.
+pub(crate) fn servers_with(rabbit: &[(&str, &str)], redis: &[&str]) -> Arc<Servers> {
+    let user = ["--user", USER, "on", &format!(">{PASSWORD}"), "~*", "&*", "+@all"];
+    let servers = Servers {
+        rabbit: Rabbit::with(rabbit),
+        redis: Redis::with(&[&user, redis].concat()),
+    };
+    servers.rabbit.ctl(&["add_user", USER, PASSWORD]);
+    servers
+        .rabbit
+        .ctl(&["set_permissions", "-p", "/", USER, ".*", ".*", ".*"]);
+    Arc::new(servers)
 }
 
 /// A back end by its URLs, which other processes open too.
@@ -35,9 +53,15 @@ impl Place {
     }
 
     pub(crate) fn fleet(namespace: &str, servers: Arc<Servers>) -> Self {
+        let (rabbit, redis) = (servers.rabbit.port(), servers.redis.port());
+        Self::at(namespace, servers, rabbit, redis)
+    }
+
+    fn at(namespace: &str, servers: Arc<Servers>, rabbit: u16, redis: u16) -> Self {
+        let url = |scheme, port| format!("{scheme}://{USER}:{PASSWORD}@127.0.0.1:{port}?ns={namespace}");
         Self {
-            broker: format!("{}?ns={namespace}", servers.rabbit.url()),
-            store: format!("{}?ns={namespace}", servers.redis.url()),
+            broker: url("amqp", rabbit),
+            store: url("redis", redis),
             fleet: Some((namespace.to_owned(), servers)),
         }
     }
@@ -51,8 +75,36 @@ impl Place {
         }
     }
 
+    /// The same place, to which other wires lead.
+    pub(crate) fn through(&self, to_rabbit: &Proxy, to_redis: &Proxy) -> Result<Self> {
+        let (namespace, servers) = self.of_fleet()?;
+        Ok(Self::at(
+            namespace,
+            Arc::clone(servers),
+            to_rabbit.port(),
+            to_redis.port(),
+        ))
+    }
+
+    /// The same place, to which wires lead that can be harmed: to RabbitMQ, to Redis.
+    pub(crate) fn wired(&self) -> Result<(Self, Proxy, Proxy)> {
+        let (_, servers) = self.of_fleet()?;
+        let (rabbit, redis) = (Proxy::amqp(servers.rabbit.port()), Proxy::resp(servers.redis.port()));
+        Ok((self.through(&rabbit, &redis)?, rabbit, redis))
+    }
+
     pub(crate) fn urls(&self) -> [&str; 2] {
         [&self.broker, &self.store]
+    }
+
+    /// What must be seen nowhere.
+    pub(crate) fn secrets(&self) -> Vec<String> {
+        self.fleet.iter().map(|_| PASSWORD.to_owned()).collect()
+    }
+
+    /// The file of a SQLite place.
+    pub(crate) fn file(&self) -> Option<PathBuf> {
+        self.broker.strip_prefix("sqlite:").map(PathBuf::from)
     }
 
     pub(crate) fn open(&self) -> Result<Arc<dyn Backend>> {
@@ -62,25 +114,75 @@ impl Place {
         )?)?)
     }
 
-    /// Takes everything from the store.
-    pub(crate) fn flush(&self) {
-        if let Some((_, servers)) = &self.fleet {
-            servers.redis.flush();
-        }
+    fn of_fleet(&self) -> Result<&(String, Arc<Servers>)> {
+        self.fleet.as_ref().context("this place has no servers")
+    }
+
+    pub(crate) fn namespace(&self) -> Result<&str> {
+        Ok(&self.of_fleet()?.0)
+    }
+
+    /// Does something to both servers, on a thread where it may wait.
+    pub(crate) async fn with_servers<T: Send + 'static>(
+        &self,
+        deed: impl FnOnce(&Servers) -> T + Send + 'static,
+    ) -> Result<T> {
+        let servers = Arc::clone(&self.of_fleet()?.1);
+        Ok(tokio::task::spawn_blocking(move || deed(&servers)).await?)
+    }
+
+    /// Does something to RabbitMQ.
+    pub(crate) async fn with_rabbit<T: Send + 'static>(
+        &self,
+        deed: impl FnOnce(&Rabbit) -> T + Send + 'static,
+    ) -> Result<T> {
+        self.with_servers(|servers| deed(&servers.rabbit)).await
+    }
+
+    /// Does something to Redis.
+    pub(crate) async fn with_redis<T: Send + 'static>(
+        &self,
+        deed: impl FnOnce(&Redis) -> T + Send + 'static,
+    ) -> Result<T> {
+        self.with_servers(|servers| deed(&servers.redis)).await
     }
 
     /// Messages in each queue of a fleet that holds any, ready, delayed or in hands; by RabbitMQ itself.
-    pub(crate) fn messages(&self) -> Vec<(String, u64)> {
-        let Some((namespace, servers)) = &self.fleet else {
-            return Vec::new();
-        };
-        let listed = servers.rabbit.ctl(&["list_queues", "-q", "name", "messages"]);
-        let ours = format!("mh.{namespace}.");
+    pub(crate) async fn messages(&self) -> Result<Vec<(String, u64)>> {
+        if self.fleet.is_none() {
+            return Ok(Vec::new());
+        }
+        let listed = self
+            .with_rabbit(|rabbit| rabbit.ctl(&["list_queues", "-q", "name", "messages"]))
+            .await?;
+        let ours = format!("mh.{}.", self.namespace()?);
         let lines = listed.lines().filter_map(|line| line.split_once('\t'));
-        lines
+        Ok(lines
             .filter(|(name, _)| name.starts_with(&ours))
             .filter_map(|(name, count)| Some((name.to_owned(), count.trim().parse().ok()?)))
             .filter(|(_, count)| *count > 0)
-            .collect()
+            .collect())
+    }
+
+    /// What takes part, by its own words.
+    pub(crate) fn versions(&self) -> Value {
+        let mut versions = json!({ "millhand": env!("CARGO_PKG_VERSION") });
+        match &self.fleet {
+            None => versions["sqlite"] = rusqlite::version().into(),
+            Some((_, servers)) => {
+                versions["rabbitmq"] = servers.rabbit.ctl(&["version"]).trim().into();
+                let info = servers.redis.command(&["INFO", "server"]);
+                let line = |name: &str| {
+                    info.text()
+                        .lines()
+                        .find_map(|line| line.strip_prefix(name).map(str::to_owned))
+                };
+                versions["redis"] = line("redis_version:").into();
+                if let Some(valkey) = line("valkey_version:") {
+                    versions["valkey"] = valkey.into();
+                }
+            }
+        }
+        versions
     }
 }

@@ -1,5 +1,6 @@
 //! The processes of a run: this program, started again.
 
+use std::fs::File;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -7,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
+use serde::{Deserialize, Serialize};
 use tokio::process::{Child, ChildStdin, Command};
 
 use crate::place::Place;
@@ -19,6 +21,61 @@ pub(crate) fn end_with_parent() {
     });
 }
 
+/// What a worker is told about itself.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Setup {
+    pub(crate) asyncs: usize,
+    pub(crate) threads: usize,
+    pub(crate) processes: usize,
+    /// How long running jobs may go on after a stop, in milliseconds.
+    pub(crate) grace: u64,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            asyncs: 4,
+            threads: 1,
+            processes: 1,
+            grace: 30_000,
+        }
+    }
+}
+
+impl Setup {
+    /// Jobs that run at once.
+    pub(crate) fn slots(self) -> usize {
+        self.asyncs + self.threads + self.processes
+    }
+}
+
+/// How a process differs from the others.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Setting {
+    pub(crate) setup: Setup,
+    /// Where else than the rest of its run: through a wire that is harmed.
+    pub(crate) place: Option<Place>,
+    pub(crate) env: Vec<(&'static str, String)>,
+}
+
+impl Setting {
+    /// A crash point: `settle.after_release:3`.
+    pub(crate) fn crash(plan: &str) -> Self {
+        Self {
+            env: vec![("MILLHAND_CRASH", plan.to_owned())],
+            ..Self::default()
+        }
+    }
+
+    /// Through a wire.
+    pub(crate) fn at(place: Place) -> Self {
+        Self {
+            place: Some(place),
+            ..Self::default()
+        }
+    }
+}
+
 /// A process of ours; it ends with this value.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -28,15 +85,16 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Starts `what` on a place, with a crash point if there is one.
-    pub(crate) fn start(what: &str, place: &Place, folder: &Path, more: &[&str], crash: Option<&str>) -> Result<Self> {
+    /// Starts `what` on a place; what it logs goes into a file of the run's.
+    pub(crate) fn start(what: &str, place: &Place, folder: &Path, more: &[&str], setting: &Setting) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
+        let place = setting.place.as_ref().unwrap_or(place);
         command.arg(what).args(place.urls()).arg(folder).args(more);
+        command.envs(setting.env.iter().map(|(name, value)| (name, value)));
+        let log = folder.join(format!("{what}.log"));
+        let log = File::options().create(true).append(true).open(log)?;
         // Its end is this process's end: see `end_with_parent`.
-        command.stdin(Stdio::piped()).kill_on_drop(true);
-        if let Some(crash) = crash {
-            command.env("MILLHAND_CRASH", crash);
-        }
+        command.stdin(Stdio::piped()).stderr(log).kill_on_drop(true);
         let mut child = command.spawn().with_context(|| format!("{what} cannot be started"))?;
         Ok(Self {
             _input: child.stdin.take(),
@@ -65,6 +123,11 @@ impl Running {
         Ok(())
     }
 
+    /// How it ended, if it has.
+    pub(crate) fn gone(&mut self) -> Result<Option<ExitStatus>> {
+        Ok(self.child.try_wait()?)
+    }
+
     /// Kills it, and waits until it is gone.
     pub(crate) async fn kill(&mut self) -> Result<()> {
         Ok(self.child.kill().await?)
@@ -80,6 +143,11 @@ impl Running {
         self.signal(Signal::CONT)
     }
 
+    /// Tells it to stop.
+    pub(crate) fn tell_to_stop(&self) -> Result<()> {
+        self.signal(Signal::TERM)
+    }
+
     fn signal(&self, signal: Signal) -> Result<()> {
         let pid = self.child.id().and_then(|pid| Pid::from_raw(pid.try_into().ok()?));
         Ok(kill_process(pid.context("it has ended")?, signal)?)
@@ -87,7 +155,37 @@ impl Running {
 
     /// Tells it to stop, and waits until it has.
     pub(crate) async fn stop(mut self, patience: Duration) -> Result<ExitStatus> {
-        self.signal(Signal::TERM)?;
+        self.tell_to_stop()?;
         self.ended(patience).await
+    }
+
+    /// What it holds of the machine now.
+    pub(crate) fn usage(&self) -> Result<Usage> {
+        Usage::of(self.pid().context("it has ended")?)
+    }
+}
+
+/// What a process holds.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Usage {
+    pub(crate) rss_kib: u64,
+    pub(crate) files: u64,
+    pub(crate) threads: u64,
+}
+
+impl Usage {
+    fn of(pid: u32) -> Result<Self> {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let number = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let word = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            word.with_context(|| format!("no {name} in the status of {pid}"))
+        };
+        let files = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count();
+        Ok(Self {
+            rss_kib: number("VmRSS:")?,
+            files: files.try_into()?,
+            threads: number("Threads:")?,
+        })
     }
 }

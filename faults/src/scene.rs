@@ -1,18 +1,20 @@
-//! What every scenario has: a place, jobs in its queue, workers, and, when all is over, what is found there.
+//! What every scenario has: a place, jobs for its queue, workers, and, when all is over, what is found there.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use millhand_client::{Client, WaitError};
 use millhand_proto::{JobId, State};
 use serde_json::{Value, json};
+use tokio::task::JoinHandle;
 
 use crate::diary::{DONE, Diary, FOUND};
 use crate::jobs::{Kind, Work};
-use crate::load::{self, produce};
+use crate::load::{self, Heard, Pace};
 use crate::place::Place;
-use crate::process::Running;
+use crate::process::{Running, Setting};
 
 /// How long a fault, and the end of everything after it, may take: a lease is 15 s, what a dead worker held
 /// comes back after it.
@@ -25,73 +27,160 @@ pub(crate) struct Scene {
     pub(crate) jobs: Vec<(JobId, Work)>,
     /// The store forgets: what ended is known from the handlers' diary only.
     forgets: bool,
+    seed: u64,
     done: Diary,
+    heard: Mutex<Heard>,
     began: Instant,
 }
 
 impl Scene {
-    pub(crate) fn new(place: Place, folder: &Path, jobs: Vec<(JobId, Work)>, forgets: bool) -> Result<Self> {
+    pub(crate) fn new(place: Place, folder: &Path, jobs: Vec<(JobId, Work)>, forgets: bool, seed: u64) -> Result<Self> {
+        let done = Diary::open(folder, DONE)?;
+        for secret in place.secrets().iter().map(String::as_str).chain([load::SECRET]) {
+            done.write("secret", &[("text", json!(secret))])?;
+        }
         Ok(Self {
             place,
             folder: folder.to_owned(),
             jobs,
             forgets,
-            done: Diary::open(folder, DONE)?,
+            seed,
+            done,
+            heard: Mutex::new(Heard::new(folder)),
             began: Instant::now(),
         })
     }
 
     /// Enqueues all jobs; with the same ids when it is done again.
     pub(crate) async fn produce(&self) -> Result<()> {
-        produce(&self.place, &self.folder, &self.jobs).await
+        self.produce_these(&self.jobs).await
     }
 
-    /// Starts a worker, with a crash point if there is one.
-    pub(crate) fn worker(&self, crash: Option<&str>) -> Result<Running> {
-        Running::start("worker", &self.place, &self.folder, &[], crash)
+    /// Enqueues the run's jobs, changed.
+    pub(crate) async fn produce_these(&self, jobs: &[(JobId, Work)]) -> Result<()> {
+        load::produce(&self.place, &self.folder, jobs, Pace::default()).await
     }
 
-    /// Notes what was done, and to whom.
+    /// Enqueues all jobs, so many in one call.
+    pub(crate) async fn produce_by(&self, at_once: usize) -> Result<()> {
+        let pace = Pace {
+            at_once,
+            ..Pace::default()
+        };
+        load::produce(&self.place, &self.folder, &self.jobs, pace).await
+    }
+
+    /// Enqueues all jobs behind what follows, so many in a second.
+    pub(crate) fn produce_slowly(self: &Arc<Self>, place: Place, per_second: u32) -> JoinHandle<Result<()>> {
+        let scene = Arc::clone(self);
+        let pace = Pace {
+            at_once: 4,
+            per_second: Some(per_second),
+        };
+        tokio::spawn(async move { load::produce(&place, &scene.folder, &scene.jobs, pace).await })
+    }
+
+    /// Starts a process that enqueues all jobs.
+    pub(crate) fn producer(&self, setting: &Setting) -> Result<Running> {
+        let mut kinds: Vec<Kind> = Vec::new();
+        for (_, work) in &self.jobs {
+            if !kinds.contains(&work.kind) {
+                kinds.push(work.kind);
+            }
+        }
+        let words = [
+            self.jobs.len().to_string(),
+            serde_json::to_string(&kinds)?,
+            self.seed.to_string(),
+        ];
+        let words = words.each_ref().map(String::as_str);
+        Running::start("produce", &self.place, &self.folder, &words, setting)
+    }
+
+    /// Starts a worker.
+    pub(crate) fn worker(&self) -> Result<Running> {
+        self.worker_with(&Setting::default())
+    }
+
+    /// Starts a worker that is told something, or harmed.
+    pub(crate) fn worker_with(&self, setting: &Setting) -> Result<Running> {
+        let setup = serde_json::to_string(&setting.setup)?;
+        Running::start("worker", &self.place, &self.folder, &[&setup], setting)
+    }
+
+    /// Kills a worker.
+    pub(crate) async fn kill(&self, mut worker: Running) -> Result<()> {
+        let pid = worker.pid();
+        worker.kill().await?;
+        self.note("kill", pid)
+    }
+
+    /// Notes what was done, and to whom: `kill` and `freeze` of a process, `flush` of a store, `fault` of
+    /// anything else, `heal` when it is over.
     pub(crate) fn note(&self, what: &str, pid: Option<u32>) -> Result<()> {
         self.done.write(what, &[("pid", json!(pid))])
     }
 
-    /// Waits until the workers' handlers have begun so many runs, by their diary.
-    pub(crate) async fn started(&self, runs: usize) -> Result<()> {
+    /// Notes what these workers hold; what they hold when all is over is compared with it.
+    pub(crate) fn baseline<'w>(&self, workers: impl IntoIterator<Item = &'w Running>) -> Result<()> {
+        workers
+            .into_iter()
+            .try_for_each(|worker| self.note_usage("before", worker))
+    }
+
+    fn note_usage(&self, when: &str, worker: &Running) -> Result<()> {
+        let facts = [
+            ("pid", json!(worker.pid())),
+            ("when", json!(when)),
+            ("of", json!(worker.usage()?)),
+        ];
+        self.done.write("usage", &facts)
+    }
+
+    /// Looks until the handlers' diary says so.
+    pub(crate) async fn until(&self, what: &str, enough: impl Fn(&Heard) -> bool) -> Result<()> {
         let end = Instant::now() + PATIENCE;
-        while load::starts(&self.folder)? < runs {
+        while !self.look(&enough)? {
             if Instant::now() > end {
-                bail!("{runs} runs did not begin within {PATIENCE:?}");
+                bail!("{what} did not come within {PATIENCE:?}");
             }
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         Ok(())
     }
 
-    /// Waits until every job's handler has said that it ended for good; false when they do not.
-    async fn all_told(&self) -> Result<bool> {
-        let end = Instant::now() + PATIENCE;
-        while load::ends(&self.folder)? < self.jobs.len() {
-            if Instant::now() > end {
-                return Ok(false);
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(true)
+    fn look(&self, enough: impl Fn(&Heard) -> bool) -> Result<bool> {
+        let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.listen()?;
+        Ok(enough(&heard))
+    }
+
+    /// Waits until the workers' handlers have begun so many runs.
+    pub(crate) async fn started(&self, runs: usize) -> Result<()> {
+        self.until(&format!("run {runs}"), |heard| heard.starts >= runs).await
     }
 
     /// Waits until every job has ended, stops the workers, and notes what is found; the times.
-    pub(crate) async fn over(&self, workers: Vec<Running>) -> Result<Value> {
+    pub(crate) async fn over(&self, mut workers: Vec<Running>) -> Result<Value> {
         let struck = self.began.elapsed();
         let client = Client::new(self.place.open()?);
         let after = Instant::now();
         let ended = if self.forgets {
-            self.all_told().await?
+            let all = self.jobs.len();
+            self.until("the last end", |heard| heard.ended.len() >= all)
+                .await
+                .is_ok()
         } else {
             all_ended(&client, &with_children(&self.jobs)).await
         };
         let drained = after.elapsed();
         let mut statuses = Vec::new();
+        for worker in &mut workers {
+            if let Some(status) = worker.gone()? {
+                bail!("a worker ended by itself, with {status}");
+            }
+            self.note_usage("after", worker)?;
+        }
         for worker in workers {
             statuses.push(worker.stop(PATIENCE).await?);
         }
@@ -107,7 +196,8 @@ impl Scene {
     }
 }
 
-fn millis(time: Duration) -> u64 {
+/// Whole milliseconds.
+pub(crate) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -121,7 +211,7 @@ fn with_children(jobs: &[(JobId, Work)]) -> Vec<JobId> {
 
 /// Waits until all have ended; false when they do not.
 async fn all_ended(client: &Client, ids: &[JobId]) -> bool {
-    let end = Instant::now() + PATIENCE;
+    let mut end = Instant::now() + PATIENCE;
     for id in ids {
         loop {
             let left = end.saturating_duration_since(Instant::now());
@@ -132,6 +222,8 @@ async fn all_ended(client: &Client, ids: &[JobId]) -> bool {
                 Err(_) => return false,
             }
         }
+        // As long as jobs end, nothing is stuck.
+        end = end.max(Instant::now() + PATIENCE / 2);
     }
     true
 }
@@ -163,6 +255,7 @@ async fn note_found(client: &Client, place: &Place, folder: &Path, jobs: &[(JobI
     loop {
         let left: Vec<_> = place
             .messages()
+            .await?
             .into_iter()
             // The copies of dead jobs stay; a kill between their publish and its note leaves one twice.
             .filter(|(name, count)| !(name.ends_with(".dead") && *count <= 2 * dead))

@@ -66,7 +66,7 @@ fn an_unknown_scenario_or_crash_point_is_refused() {
         .arg("produce")
         .args([&url, &url])
         .arg(folder.path())
-        .args(["1", "[\"succeed\"]"]);
+        .args(["1", "[\"succeed\"]", "7"]);
     produce.env("MILLHAND_CRASH", "settle.nowhere");
     // Its standard input stays open: with its end the process would end.
     let mut produce = produce.stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
