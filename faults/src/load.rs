@@ -103,7 +103,7 @@ impl Default for Pace {
     }
 }
 
-/// Enqueues all of them, a few at a time; what nobody can say is asked again with the same id.
+/// Enqueues all of them, a few at a time; what was not accepted is asked again with the same id.
 pub(crate) async fn produce(place: &Place, folder: &Path, jobs: &[(JobId, Work)], pace: Pace) -> Result<()> {
     let diary = Diary::open(folder, PRODUCED)?;
     let client = Client::new(place.open()?);
@@ -137,7 +137,11 @@ pub(crate) async fn produce(place: &Place, folder: &Path, jobs: &[(JobId, Work)]
                         again.push(job);
                         ("unknown", Some(why))
                     }
-                    Enqueued::Rejected { why, .. } => ("rejected", Some(why)),
+                    // RabbitMQ is away, or the queue is full: as a program does that has to get rid of its jobs.
+                    Enqueued::Rejected { why, .. } => {
+                        again.push(job);
+                        ("rejected", Some(why))
+                    }
                 };
                 diary.write(what, &[("id", json!(job.0.to_string())), ("why", json!(why))])?;
             }

@@ -21,16 +21,21 @@ pub(crate) fn servers() -> Arc<Servers> {
 
 /// Starts both, with settings of RabbitMQ's and options of Redis'.
 pub(crate) fn servers_with(rabbit: &[(&str, &str)], redis: &[&str]) -> Arc<Servers> {
-    let user = ["--user", USER, "on", &format!(">{PASSWORD}"), "~*", "&*", "+@all"];
     let servers = Servers {
         rabbit: Rabbit::with(rabbit),
-        redis: Redis::with(&[&user, redis].concat()),
+        redis: redis_like(redis),
     };
     servers.rabbit.ctl(&["add_user", USER, PASSWORD]);
     servers
         .rabbit
         .ctl(&["set_permissions", "-p", "/", USER, ".*", ".*", ".*"]);
     Arc::new(servers)
+}
+
+/// A Redis with the user that all have.
+pub(crate) fn redis_like(options: &[&str]) -> Redis {
+    let user = ["--user", USER, "on", &format!(">{PASSWORD}"), "~*", "&*", "+@all"];
+    Redis::with(&[&user, options].concat())
 }
 
 /// A back end by its URLs, which other processes open too.

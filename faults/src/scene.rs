@@ -10,7 +10,7 @@ use millhand_proto::{JobId, State};
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
-use crate::diary::{DONE, Diary, FOUND};
+use crate::diary::{DONE, Diary, FOUND, PRODUCED};
 use crate::jobs::{Kind, Work};
 use crate::load::{self, Heard, Pace};
 use crate::place::Place;
@@ -26,7 +26,7 @@ pub(crate) struct Scene {
     pub(crate) folder: PathBuf,
     pub(crate) jobs: Vec<(JobId, Work)>,
     /// The store forgets: what ended is known from the handlers' diary only.
-    forgets: bool,
+    pub(crate) forgets: bool,
     seed: u64,
     done: Diary,
     heard: Mutex<Heard>,
@@ -160,10 +160,21 @@ impl Scene {
         self.until(&format!("run {runs}"), |heard| heard.starts >= runs).await
     }
 
+    /// Jobs that producers were told are there, by their diary.
+    pub(crate) fn accepted(&self) -> Result<usize> {
+        let said = std::fs::read_to_string(self.folder.join(PRODUCED))?;
+        Ok(said.matches("\"what\":\"ok\"").count())
+    }
+
     /// Waits until every job has ended, stops the workers, and notes what is found; the times.
-    pub(crate) async fn over(&self, mut workers: Vec<Running>) -> Result<Value> {
+    pub(crate) async fn over(&self, workers: Vec<Running>) -> Result<Value> {
+        self.over_at(&self.place, workers).await
+    }
+
+    /// The same, asked by another wire.
+    pub(crate) async fn over_at(&self, place: &Place, mut workers: Vec<Running>) -> Result<Value> {
         let struck = self.began.elapsed();
-        let client = Client::new(self.place.open()?);
+        let client = Client::new(place.open()?);
         let after = Instant::now();
         let ended = if self.forgets {
             let all = self.jobs.len();
@@ -179,12 +190,17 @@ impl Scene {
             if let Some(status) = worker.gone()? {
                 bail!("a worker ended by itself, with {status}");
             }
+        }
+        // Copies that were published twice are dropped by who meets them.
+        note_left(&self.place, &self.folder, &self.jobs).await?;
+        for worker in &workers {
             self.note_usage("after", worker)?;
         }
         for worker in workers {
             statuses.push(worker.stop(PATIENCE).await?);
         }
-        note_found(&client, &self.place, &self.folder, &self.jobs).await?;
+        note_found(&client, &self.folder, &self.jobs).await?;
+        note_left(&self.place, &self.folder, &self.jobs).await?;
         client.close().await;
         if !ended {
             bail!("not all jobs ended within {PATIENCE:?}");
@@ -228,8 +244,8 @@ async fn all_ended(client: &Client, ids: &[JobId]) -> bool {
     true
 }
 
-/// Notes how each job is remembered, and what is left.
-async fn note_found(client: &Client, place: &Place, folder: &Path, jobs: &[(JobId, Work)]) -> Result<()> {
+/// Notes how each job is remembered.
+async fn note_found(client: &Client, folder: &Path, jobs: &[(JobId, Work)]) -> Result<()> {
     let diary = Diary::open(folder, FOUND)?;
     for id in with_children(jobs) {
         let view = client.get(id).await?;
@@ -249,6 +265,12 @@ async fn note_found(client: &Client, place: &Place, folder: &Path, jobs: &[(JobI
             ],
         )?;
     }
+    Ok(())
+}
+
+/// Waits until no message is left but the copies of dead jobs; notes what stays.
+async fn note_left(place: &Place, folder: &Path, jobs: &[(JobId, Work)]) -> Result<()> {
+    let diary = Diary::open(folder, FOUND)?;
     // RabbitMQ tells its numbers a little late.
     let end = Instant::now() + Duration::from_secs(30);
     let dead = jobs.iter().filter(|(_, work)| work.kind == Kind::Die).count() as u64;

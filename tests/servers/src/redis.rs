@@ -141,6 +141,30 @@ impl Redis {
         self.restart();
     }
 
+    /// Keeps a copy of what it has written down, for [`Redis::go_back`].
+    ///
+    /// # Panics
+    ///
+    /// When its files cannot be copied.
+    pub fn keep_copy(&self) {
+        let copy = self.keeper.folder().join("copy");
+        let _ = std::fs::remove_dir_all(&copy);
+        let status = Command::new("cp").arg("-r").args([self.data(), copy]).status();
+        assert!(status.is_ok_and(|status| status.success()), "a copy of Redis's data");
+    }
+
+    /// Starts it again on the same port, with the copy that was kept: it does not know what came after.
+    ///
+    /// # Panics
+    ///
+    /// When no copy was kept.
+    pub fn go_back(&self) {
+        self.process.kill();
+        std::fs::remove_dir_all(self.data()).expect("the data of a Redis that is gone");
+        std::fs::rename(self.keeper.folder().join("copy"), self.data()).expect("a copy of its data");
+        self.restart();
+    }
+
     /// Freezes it (SIGSTOP): connections stay, nobody answers.
     pub fn freeze(&self) {
         self.process.signal(Signal::STOP);

@@ -4,7 +4,7 @@ mod frames;
 
 use std::io::{self, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU16, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -55,6 +55,8 @@ pub struct Proxy {
 #[derive(Debug)]
 struct Shared {
     speech: Speech,
+    /// Where new connections lead.
+    server: AtomicU16,
     refuses: AtomicBool,
     /// Pairs: the client's side, the server's side.
     open: Mutex<Vec<[TcpStream; 2]>>,
@@ -116,6 +118,7 @@ impl Proxy {
         let own = listener.local_addr().expect("its address").port();
         let shared = Arc::new(Shared {
             speech,
+            server: port.into(),
             refuses: AtomicBool::new(false),
             open: Mutex::default(),
             plan: Mutex::default(),
@@ -126,7 +129,7 @@ impl Proxy {
             for client in listener.incoming().flatten() {
                 if !passing.refuses.load(Ordering::SeqCst) {
                     // A server that is away shows as a connection that is closed at once.
-                    let _ = passing.pass(&client, port);
+                    let _ = passing.pass(&client);
                 }
             }
         });
@@ -137,6 +140,11 @@ impl Proxy {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Leads new connections to another server; those that are open stay where they are.
+    pub fn lead_to(&self, port: u16) {
+        self.shared.server.store(port, Ordering::SeqCst);
     }
 
     /// Ends all connections, and lets nobody through.
@@ -197,8 +205,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 type Piece = (Instant, Vec<u8>);
 
 impl Shared {
-    fn pass(self: &Arc<Self>, client: &TcpStream, port: u16) -> io::Result<()> {
-        let server = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    fn pass(self: &Arc<Self>, client: &TcpStream) -> io::Result<()> {
+        let server = TcpStream::connect((Ipv4Addr::LOCALHOST, self.server.load(Ordering::SeqCst)))?;
         for stream in [client, &server] {
             stream.set_nodelay(true)?;
         }
