@@ -4,7 +4,8 @@
 //! * I1: every job that was accepted ended, and none is on its way when all is over.
 //! * I2: nothing ran, or is remembered, that nobody enqueued, that was refused, or that a handler's success did
 //!   not bring.
-//! * I3: one end for each job, the one that its kind asks for, with the result that follows from it.
+//! * I3: one end for each job, the one that its kind asks for, with the result that follows from it, brought by
+//!   the newest claim (unless the store forgot the older ones).
 //! * I4: no job started more often than its kind, the kills and freezes of processes that had started it, and a
 //!   store that forgot explain.
 //! * I5: no attempt beyond the last that the policy allows.
@@ -29,6 +30,10 @@ struct Job {
     refused: bool,
     /// The process, attempt and time of each start.
     starts: Vec<(u64, u64, u64)>,
+    /// The newest claim that started it: its hand, its number.
+    newest: Option<(u64, u64)>,
+    /// The claims whose results were found.
+    found_of: BTreeSet<(u64, u64)>,
     /// The process and time of each word of a handler that the job is over.
     ends: Vec<(u64, u64)>,
     /// The state, and result, of each time it was looked at when all was over.
@@ -70,6 +75,12 @@ fn text<'v>(line: &'v Value, name: &str) -> &'v str {
 
 fn number(line: &Value, name: &str) -> u64 {
     line[name].as_u64().unwrap_or_default()
+}
+
+/// A claim: its hand, its number.
+fn fence(line: &Value) -> Option<(u64, u64)> {
+    let fence = line["fence"].as_array()?;
+    Some((fence.first()?.as_u64()?, fence.get(1)?.as_u64()?))
 }
 
 /// The state in which a job of this kind ends, and the starts that it takes.
@@ -192,7 +203,10 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         let (pid, at) = (number(&line, "pid"), number(&line, "at"));
         let job = jobs.entry(id.clone()).or_default();
         match text(&line, "what") {
-            "start" => job.starts.push((pid, number(&line, "attempt"), at)),
+            "start" => {
+                job.starts.push((pid, number(&line, "attempt"), at));
+                job.newest = job.newest.max(fence(&line));
+            }
             "died" => job.ends.push((pid, at)),
             "end" => {
                 job.ends.push((pid, at));
@@ -216,6 +230,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
                 let job = jobs.entry(text(&line, "id").to_owned()).or_default();
                 job.found
                     .push((text(&line, "state").to_owned(), line["result"].as_u64()));
+                job.found_of.extend(fence(&line));
             }
             "left" => left.push(line["of"].clone()),
             _ => {}
@@ -263,6 +278,16 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         let results: BTreeSet<u64> = job.found.iter().filter_map(|(_, result)| *result).collect();
         if state == "succeeded" && results.iter().any(|result| *result != job.n * job.n) {
             say(format!("I3: its result is {results:?}, of {}", job.n));
+        }
+        let older = job
+            .found_of
+            .iter()
+            .find(|fence| job.newest.is_some_and(|newest| newest > **fence));
+        if let Some((hand, claim)) = older.filter(|_| flushes == 0) {
+            say(format!(
+                "I3: its result is of hand {hand}, claim {claim}, and {:?} is newer",
+                job.newest
+            ));
         }
         dead += usize::from(states.contains("dead"));
         let harmed: Vec<u64> = done

@@ -47,7 +47,8 @@ pub(crate) struct Work {
 
 impl Task for Work {
     const NAME: &'static str = "work";
-    type Output = u64;
+    /// The square, and the claim that brought it.
+    type Output = (u64, [u32; 2]);
 }
 
 /// A child that the parent enqueues: its number tells the parent's.
@@ -67,7 +68,7 @@ pub(crate) fn on(worker: Worker, folder: &Path) -> Result<Worker> {
     Ok(worker.on_async_with(options, work))
 }
 
-async fn work(job: Work, cx: Context) -> Result<u64, Failure> {
+async fn work(job: Work, cx: Context) -> Result<(u64, [u32; 2]), Failure> {
     let diary = cx.state::<Diary>()?;
     let facts = |more: &[(&'static str, Value)]| {
         let mut facts = vec![
@@ -112,5 +113,5 @@ async fn work(job: Work, cx: Context) -> Result<u64, Failure> {
         }
         Kind::Succeed | Kind::Retry | Kind::Snooze => say("end", &[])?,
     }
-    Ok(job.n * job.n)
+    Ok((job.n * job.n, [cx.fence().hand, cx.fence().claim]))
 }

@@ -254,14 +254,15 @@ async fn note_found(client: &Client, folder: &Path, jobs: &[(JobId, Work)]) -> R
             .entry
             .result
             .as_ref()
-            .and_then(|result| result.decode::<u64>().ok());
+            .and_then(|result| result.decode::<(u64, [u32; 2])>().ok());
         let state = view.entry.state;
         diary.write(
             "job",
             &[
                 ("id", json!(id.to_string())),
                 ("state", json!(word(state))),
-                ("result", json!(result)),
+                ("result", json!(result.map(|(square, _)| square))),
+                ("fence", json!(result.map(|(_, fence)| fence))),
             ],
         )?;
     }

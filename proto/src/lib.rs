@@ -18,6 +18,8 @@ pub mod profile;
 pub mod protocol;
 pub mod receipt;
 pub mod record;
+#[doc(hidden)]
+pub mod sabotage;
 pub mod state;
 pub mod tally;
 pub mod task;

@@ -39,6 +39,7 @@ pub use split::{must_split, split};
 pub use suspects::{Suspicion, suspicion};
 
 use crate::record::{Entry, Fence};
+use crate::sabotage::{Bug, planted};
 use crate::wire::JobCopy;
 
 /// What a write with a fence finds.
@@ -58,6 +59,9 @@ fn standing(entry: Option<Entry>, copy: &JobCopy, fence: Fence) -> Standing {
         Some(entry) if entry.hand >= fence.hand => entry,
         older => adopt(older, copy),
     };
+    if planted(Bug::IgnoreFence) {
+        return Standing::Mine(Box::new(entry));
+    }
     if entry.hand > fence.hand || entry.moved {
         return Standing::Stale;
     }
@@ -68,7 +72,8 @@ fn standing(entry: Option<Entry>, copy: &JobCopy, fence: Fence) -> Standing {
             return Standing::Mine(Box::new(entry));
         }
     }
-    if entry.claims > fence.claim || entry.token != fence.token {
+    let token_known = entry.token == fence.token || planted(Bug::TokenNotChecked);
+    if entry.claims > fence.claim || !token_known {
         return Standing::Stale;
     }
     if entry.state.is_ended() || entry.leaving.is_some() {

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use millhand_proto::protocol::{End, Written, detach};
+use millhand_proto::sabotage::{Bug, planted};
 use millhand_proto::{AttemptNote, JobCopy, Leaving, Parcel, Successor, Timestamp, limits};
 
 use super::Pair;
@@ -66,6 +67,13 @@ impl Pair {
             }
         }
 
+        if planted(Bug::MarkedEarly) {
+            self.write_confirms(settlements, &HashMap::new(), &mut settled).await?;
+        }
+        if planted(Bug::AckBeforeConfirm) {
+            self.acknowledge(settlements, &settled);
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
         crash::point("settle.after_remember");
         self.name_tasks(settlements, now).await;
 
@@ -80,7 +88,27 @@ impl Pair {
 
         crash::point("settle.after_release");
 
-        // Write the confirms.
+        self.write_confirms(settlements, &bodies, &mut settled).await?;
+        crash::point("settle.after_confirm");
+        // That it is detached is told, not needed: the watch copy looks after the job.
+        let detached = settlements.iter().filter(|s| matches!(s.verdict, Verdict::Detach));
+        let told = detached.map(|s| Change::Detach { copy: s.copy.clone() }).collect();
+        for error in self.records.change(told).await.into_iter().filter_map(Result::err) {
+            tracing::debug!(%error, "a detached job could not be marked");
+        }
+
+        self.acknowledge(settlements, &settled);
+        crash::point("settle.after");
+        Ok(settled)
+    }
+
+    /// Writes that what follows is in the queue.
+    async fn write_confirms(
+        &self,
+        settlements: &[Settlement],
+        bodies: &HashMap<usize, bytes::Bytes>,
+        settled: &mut [Settled],
+    ) -> Result<()> {
         let (places, changes): (Vec<usize>, Vec<Change>) = settlements
             .iter()
             .enumerate()
@@ -99,22 +127,16 @@ impl Pair {
                 settled[at] = Settled::Stale;
             }
         }
-        crash::point("settle.after_confirm");
-        // That it is detached is told, not needed: the watch copy looks after the job.
-        let detached = settlements.iter().filter(|s| matches!(s.verdict, Verdict::Detach));
-        let told = detached.map(|s| Change::Detach { copy: s.copy.clone() }).collect();
-        for error in self.records.change(told).await.into_iter().filter_map(Result::err) {
-            tracing::debug!(%error, "a detached job could not be marked");
-        }
+        Ok(())
+    }
 
-        // Acknowledge. Who is stale meets its copy again.
-        let done = settlements.iter().zip(&settled).filter(|(_, s)| **s == Settled::Done);
+    /// Acknowledges what is done. Who is stale meets its copy again.
+    fn acknowledge(&self, settlements: &[Settlement], settled: &[Settled]) {
+        let done = settlements.iter().zip(settled).filter(|(_, s)| **s == Settled::Done);
         let ended = self.ledger.settled(done.map(|(s, _)| (s.delivery, s.copy.id())));
         if !ended.is_empty() {
             self.queue.acknowledge(ended);
         }
-        crash::point("settle.after");
-        Ok(settled)
     }
 
     /// The lists of jobs that succeeded are found by the names of their tasks.
@@ -263,7 +285,14 @@ impl Pair {
             let to = message.route;
             messages.push(Outgoing { to, body });
         }
-        for (places, pushed) in places.iter().zip(self.queue.publish(messages).await) {
+        let published = if planted(Bug::ReleaseWithoutConfirm) {
+            let (queue, accepted) = (self.queue.clone(), vec![Pushed::Accepted; messages.len()]);
+            tokio::spawn(async move { queue.publish(messages).await });
+            accepted
+        } else {
+            self.queue.publish(messages).await
+        };
+        for (places, pushed) in places.iter().zip(published) {
             self.note_unpublished(&pushed, places, settled);
         }
         Ok(bodies)

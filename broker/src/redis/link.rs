@@ -22,7 +22,7 @@ use crate::pair::store::Epoch;
 /// How long the making of a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
 /// How long an answer may take; a server that is slower is taken for gone.
-const ANSWER: Duration = Duration::from_secs(5);
+const ANSWER: Duration = Duration::from_millis(2500);
 /// The longest pause between two tries to connect while mailboxes are open.
 const PAUSE: Duration = Duration::from_secs(2);
 /// What marks the memory lives a year, renewed by every connection.

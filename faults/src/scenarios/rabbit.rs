@@ -80,7 +80,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
                     rabbit.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]);
                 }),
                 strike("disk alarm", 1, move |rabbit| {
-                    rabbit.ctl(&["set_disk_free_limit", "1000TB"]);
+                    rabbit.ctl(&["set_disk_free_limit", "10000000000000"]);
                     std::thread::sleep(time);
                     rabbit.ctl(&["set_disk_free_limit", "64MB"]);
                 }),
@@ -235,7 +235,7 @@ async fn deleted(scene: Arc<Scene>) -> Result<Value> {
         .place
         .with_rabbit(move |rabbit| {
             for class in ["low", "normal", "high"] {
-                rabbit.ctl(&["delete_queue", &format!("mh.{namespace}.q.faults.{class}")]);
+                rabbit.ctl(&["delete_queue", &format!("mh.{namespace}.1.q.faults.{class}")]);
             }
         })
         .await?;
@@ -251,7 +251,11 @@ async fn deleted(scene: Arc<Scene>) -> Result<Value> {
 async fn overdue(scene: Arc<Scene>) -> Result<Value> {
     scene
         .place
-        .with_rabbit(|rabbit| rabbit.ctl(&["eval", "application:set_env(rabbit, consumer_timeout, 5000)."]))
+        .with_rabbit(|rabbit| {
+            for setting in ["consumer_timeout, 5000", "channel_tick_interval, 1000"] {
+                rabbit.ctl(&["eval", &format!("application:set_env(rabbit, {setting}).")]);
+            }
+        })
         .await?;
     let mut jobs = scene.jobs.clone();
     for (_, work) in &mut jobs {
@@ -261,13 +265,19 @@ async fn overdue(scene: Arc<Scene>) -> Result<Value> {
     scene.produce_these(&jobs).await?;
     let workers = vec![scene.worker()?, scene.worker()?];
     scene.note("fault", None)?;
-    scene.over(workers).await
+    let facts = scene.over(workers).await?;
+    let log = std::fs::read_to_string(scene.folder.join("worker.log"))?;
+    ensure!(
+        log.contains("the consuming channel is made again"),
+        "no delivery was overdue"
+    );
+    Ok(facts)
 }
 
 /// A queue with a limit refuses what is too much: for good, by RabbitMQ's word, or for who asks again.
 async fn full(scene: Arc<Scene>) -> Result<Value> {
     let namespace = scene.place.namespace()?.to_owned();
-    let policy = format!("^mh\\.{namespace}\\.q\\.faults\\.");
+    let policy = format!("^mh\\.{namespace}\\.1\\.q\\.faults\\.");
     // A worker makes the queues.
     let worker = scene.worker()?;
     consumers_back(&scene, std::slice::from_ref(&worker)).await?;
@@ -308,7 +318,7 @@ async fn unroutable(scene: Arc<Scene>) -> Result<Value> {
     let namespace = scene.place.namespace()?.to_owned();
     scene.note("fault", None)?;
     let gone = scene.place.with_rabbit(move |rabbit| {
-        rabbit.ctl(&["delete_queue", &format!("mh.{namespace}.q.faults.normal")]);
+        rabbit.ctl(&["delete_queue", &format!("mh.{namespace}.1.q.faults.normal")]);
     });
     // The queue goes while 64 are under way.
     let (produced, gone) = tokio::join!(scene.produce_by(64), gone);

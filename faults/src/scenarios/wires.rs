@@ -68,14 +68,17 @@ fn cuts(options: Options) -> Vec<Run> {
             }
         }
     }
-    for manner in ["deaf", "dumb", "both", "half-closed"] {
-        if !options.short || manner == "dumb" {
-            let plan = format!("all connections {manner} for 20 s");
+    for manner in ["deaf", "dumb", "both", "half-closed", "cut"] {
+        if !options.short || manner == "cut" {
+            let plan = format!("all connections {manner} for {SILENT:?}");
             runs.push(Run::new(Where::Fleet, plan, move |scene| silent(scene, manner)).jobs(400));
         }
     }
     runs
 }
+
+/// Longer than a lease and every heartbeat.
+const SILENT: Duration = Duration::from_secs(25);
 
 /// A deed at several frames of a kind, first few, then many.
 fn harmed(frame: Frame, word: &str, deed: Deed, options: Options) -> Run {
@@ -84,37 +87,47 @@ fn harmed(frame: Frame, word: &str, deed: Deed, options: Options) -> Run {
     Run::new(Where::Fleet, plan, move |scene| harm(scene, frame, deed, times)).jobs(300)
 }
 
+/// Of two workers one has the bad wire; of two producers one: what is published is not only jobs, but what
+/// follows from them.
 async fn harm(scene: Arc<Scene>, frame: Frame, deed: Deed, times: u32) -> Result<Value> {
-    let (place, to_rabbit, to_redis) = scene.place.wired()?;
-    let wire = if matches!(frame, Frame::Command | Frame::Reply) {
-        Arc::new(to_redis)
-    } else {
-        Arc::new(to_rabbit)
+    let (for_worker, rabbit_of_worker, redis_of_worker) = scene.place.wired()?;
+    let (for_producer, rabbit_of_producer, _redis_of_producer) = scene.place.wired()?;
+    let wires = match frame {
+        Frame::Command | Frame::Reply => vec![redis_of_worker],
+        Frame::Publish | Frame::Confirm => vec![rabbit_of_worker, rabbit_of_producer],
+        _ => vec![rabbit_of_worker],
     };
-    // Keeps the other one.
-    let workers = vec![scene.worker_with(&Setting::at(place.clone()))?, scene.worker()?];
-    let load = scene.produce_slowly(place, 20);
+    let workers = vec![scene.worker_with(&Setting::at(for_worker))?, scene.worker()?];
+    let load = scene.produce_slowly(for_producer, 20);
     scene.started(20).await?;
     scene.baseline(&workers)?;
+    let wires = Arc::new(wires);
     for time in 1..=times {
-        wire.at(frame, 5 + 7 * time, deed);
-        let waiting = Arc::clone(&wire);
-        let came = tokio::task::spawn_blocking(move || waiting.harmed(time, PATIENCE)).await?;
-        ensure!(came, "the frame did not come");
+        let wires = Arc::clone(&wires);
+        let came = tokio::task::spawn_blocking(move || {
+            for wire in wires.iter() {
+                wire.at(frame, 2 + 3 * time, deed);
+            }
+            wires.iter().all(|wire| wire.harmed(time, PATIENCE))
+        });
+        ensure!(came.await?, "the frame did not come");
         scene.note("fault", None)?;
     }
     load.await??;
-    let facts = scene.over(workers).await;
-    drop(wire);
-    facts
+    scene.over(workers).await
 }
 
-/// Nobody hears, or is heard, for longer than every heartbeat; then all is well again.
+/// Nobody hears, or is heard, for longer than every heartbeat; then all is well again. The jobs are long enough
+/// to be in the middle of it.
 async fn silent(scene: Arc<Scene>, how: &'static str) -> Result<Value> {
     let (place, to_rabbit, to_redis) = scene.place.wired()?;
-    let workers = vec![scene.worker_with(&Setting::at(place.clone()))?, scene.worker()?];
-    let load = scene.produce_slowly(place, 20);
-    scene.started(50).await?;
+    let mut jobs = scene.jobs.clone();
+    for (_, work) in &mut jobs {
+        work.millis = 300;
+    }
+    scene.produce_these(&jobs).await?;
+    let workers = vec![scene.worker_with(&Setting::at(place))?, scene.worker()?];
+    scene.started(30).await?;
     let manner = Manner {
         deaf: how != "dumb",
         dumb: how != "deaf",
@@ -122,18 +135,17 @@ async fn silent(scene: Arc<Scene>, how: &'static str) -> Result<Value> {
     };
     let wires: [&Proxy; 2] = [&to_rabbit, &to_redis];
     for wire in wires {
-        if how == "half-closed" {
-            wire.half_close();
-        } else {
-            wire.be(manner);
+        match how {
+            "half-closed" => wire.half_close(),
+            "cut" => wire.cut(),
+            _ => wire.be(manner),
         }
     }
     // Its claims end with its lease, and others may run what it runs.
     scene.note("freeze", workers[0].pid())?;
-    tokio::time::sleep(Duration::from_secs(20)).await;
+    tokio::time::sleep(SILENT).await;
     wires.into_iter().for_each(Proxy::mend);
     scene.note("heal", None)?;
-    load.await??;
     scene.over(workers).await
 }
 

@@ -1,4 +1,5 @@
 use crate::record::{Entry, Leaving, Successor};
+use crate::sabotage::{Bug, planted};
 use crate::state::State;
 use crate::time::Timestamp;
 use crate::wire::JobCopy;
@@ -31,7 +32,9 @@ impl Successor {
         if self.why == Leaving::Death {
             return next;
         }
-        next.hop.hand += 1;
+        if !planted(Bug::HandNotRaised) {
+            next.hop.hand += 1;
+        }
         next.hop.due = Some(self.due);
         next.hop.deaths = 0;
         next.hop.parked = None;

@@ -5,6 +5,7 @@ use crate::id::WorkerId;
 use crate::limits;
 use crate::outcome::AttemptEnd;
 use crate::record::{AttemptNote, Entry, Fence, Successor};
+use crate::sabotage::{Bug, planted};
 use crate::state::State;
 use crate::time::Timestamp;
 use crate::wire::JobCopy;
@@ -59,6 +60,9 @@ pub enum Meeting {
 /// A worker meets a copy, with a slot in its hand.
 #[must_use]
 pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting, Option<Entry>) {
+    if planted(Bug::DropOnMissing) && entry.is_none() {
+        return (Meeting::Drop, None);
+    }
     let mut entry = match entry {
         Some(entry) if entry.hand >= copy.hop.hand => entry,
         older => adopt(older, copy),
