@@ -41,6 +41,8 @@ pub(crate) struct Work {
     pub(crate) kind: Kind,
     /// How long it takes.
     pub(crate) millis: u64,
+    /// How long one is put off that is.
+    pub(crate) later: u64,
     /// What no log may show.
     pub(crate) secret: String,
 }
@@ -96,7 +98,7 @@ async fn work(job: Work, cx: Context) -> Result<(u64, [u32; 2]), Failure> {
         }
         Kind::Snooze if first => {
             say("snoozed", &[])?;
-            return Err(snooze(Duration::from_millis(50)));
+            return Err(snooze(Duration::from_millis(job.later)));
         }
         Kind::Die => {
             say("died", &[])?;

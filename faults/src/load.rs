@@ -29,6 +29,7 @@ pub(crate) fn jobs(count: u64, kinds: &[Kind], seed: u64) -> Vec<(JobId, Work)> 
             n,
             kind: *kind,
             millis: 5 + n * 7 % 20,
+            later: 50,
             secret: SECRET.to_owned(),
         };
         (JobId::given(&format!("{seed}/{n}")), work)
@@ -47,6 +48,8 @@ pub(crate) struct Heard {
     pub(crate) starts: usize,
     /// Jobs whose handlers said that they ended for good; children left out.
     pub(crate) ended: HashSet<String>,
+    /// Jobs that are put off, or will be tried again.
+    pub(crate) waiting: HashSet<String>,
 }
 
 impl Heard {
@@ -57,6 +60,7 @@ impl Heard {
             rest: String::new(),
             starts: 0,
             ended: HashSet::new(),
+            waiting: HashSet::new(),
         }
     }
 
@@ -74,7 +78,11 @@ impl Heard {
         for line in lines {
             let line: Value = serde_json::from_str(line)?;
             match line["what"].as_str() {
-                Some("start") => self.starts += 1,
+                Some("start") => {
+                    self.starts += 1;
+                    line["id"].as_str().map(|id| self.waiting.remove(id));
+                }
+                Some("failed" | "snoozed") => self.waiting.extend(line["id"].as_str().map(str::to_owned)),
                 Some("end" | "died") if line["parentless"] == true => {
                     self.ended.extend(line["id"].as_str().map(str::to_owned));
                 }

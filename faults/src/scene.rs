@@ -149,7 +149,8 @@ impl Scene {
         Ok(())
     }
 
-    fn look(&self, enough: impl Fn(&Heard) -> bool) -> Result<bool> {
+    /// What the handlers' diary says now.
+    pub(crate) fn look(&self, enough: impl Fn(&Heard) -> bool) -> Result<bool> {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.listen()?;
         Ok(enough(&heard))

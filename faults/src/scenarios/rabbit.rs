@@ -8,7 +8,7 @@ use millhand_servers::Rabbit;
 use serde_json::{Value, json};
 
 use crate::jobs::Kind;
-use crate::process::{Running, Setting};
+use crate::process::Running;
 use crate::scenario::{Run, Scenario, Where};
 use crate::scene::{PATIENCE, Scene, millis};
 
@@ -105,7 +105,7 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             vec![
                 Run::new(Where::OwnFleet, "ladder", ladder)
                     .jobs(jobs)
-                    .kinds(&[Kind::Retry, Kind::Snooze]),
+                    .kinds(&[Kind::Snooze]),
             ]
         },
     },
@@ -277,6 +277,14 @@ async fn overdue(scene: Arc<Scene>) -> Result<Value> {
 /// A queue with a limit refuses what is too much: for good, by RabbitMQ's word, or for who asks again.
 async fn full(scene: Arc<Scene>) -> Result<Value> {
     let namespace = scene.place.namespace()?.to_owned();
+    // What comes from the ladder and is refused comes again after this; RabbitMQ's own value is three minutes.
+    scene
+        .place
+        .with_rabbit(|rabbit| {
+            let setting = "rabbit, dead_letter_worker_publisher_confirm_timeout, 5000";
+            rabbit.ctl(&["eval", &format!("application:set_env({setting}).")]);
+        })
+        .await?;
     let policy = format!("^mh\\.{namespace}\\.1\\.q\\.faults\\.");
     // A worker makes the queues.
     let worker = scene.worker()?;
@@ -331,18 +339,27 @@ async fn unroutable(scene: Arc<Scene>) -> Result<Value> {
     scene.over(workers).await
 }
 
-/// Killed in the middle of the ladder, at each hop that a second's delay has.
+/// Killed while jobs are on the ladder, at each of the hops that seven seconds have.
 async fn ladder(scene: Arc<Scene>) -> Result<Value> {
     let mut jobs = scene.jobs.clone();
     for (_, work) in &mut jobs {
-        work.millis = 1;
+        (work.millis, work.later) = (1, 7_000);
     }
-    let workers = vec![scene.worker_with(&Setting::default())?];
-    scene.produce_these(&jobs).await?;
-    scene.started(50).await?;
+    let workers = vec![scene.worker()?];
+    let (first, rest) = jobs.split_at(jobs.len() / 10);
+    scene.produce_these(first).await?;
+    // These were on every level that the others will be on.
+    scene
+        .until("a job after the ladder", |heard| heard.ended.len() == first.len())
+        .await?;
     tokio::time::sleep(SETTLED).await;
-    for share in 1..=3 {
-        scene.started(jobs.len() * (share + 1) / 4).await?;
+    scene.produce_these(rest).await?;
+    let most = rest.len() / 3;
+    scene
+        .until("jobs on the ladder", |heard| heard.waiting.len() > most)
+        .await?;
+    for _ in 0..3 {
+        ensure!(scene.look(|heard| !heard.waiting.is_empty())?, "the ladder is empty");
         scene.note("fault", None)?;
         scene.place.with_rabbit(kill).await?;
         scene.note("heal", None)?;
