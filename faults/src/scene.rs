@@ -150,10 +150,20 @@ impl Scene {
     }
 
     /// What the handlers' diary says now.
-    pub(crate) fn look(&self, enough: impl Fn(&Heard) -> bool) -> Result<bool> {
+    pub(crate) fn look(&self, enough: impl FnOnce(&Heard) -> bool) -> Result<bool> {
         let mut heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
         heard.listen()?;
         Ok(enough(&heard))
+    }
+
+    /// Runs that handlers have begun.
+    pub(crate) fn starts(&self) -> Result<usize> {
+        let mut starts = 0;
+        self.look(|heard| {
+            starts = heard.starts;
+            true
+        })?;
+        Ok(starts)
     }
 
     /// Waits until the workers' handlers have begun so many runs.

@@ -3,6 +3,7 @@
 mod crash_points;
 mod kills;
 mod rabbit;
+mod reach;
 mod stores;
 mod wires;
 
@@ -16,6 +17,7 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
         crash_points::SCENARIOS,
         kills::SCENARIOS,
         rabbit::SCENARIOS,
+        reach::SCENARIOS,
         stores::SCENARIOS,
         wires::SCENARIOS,
     ];

@@ -71,7 +71,8 @@ fn cuts(options: Options) -> Vec<Run> {
     for manner in ["deaf", "dumb", "both", "half-closed", "cut"] {
         if !options.short || manner == "cut" {
             let plan = format!("all connections {manner} for {SILENT:?}");
-            runs.push(Run::new(Where::Fleet, plan, move |scene| silent(scene, manner)).jobs(400));
+            // Few enough that the other worker soon meets what the cut one holds.
+            runs.push(Run::new(Where::Fleet, plan, move |scene| silent(scene, manner)).jobs(60));
         }
     }
     runs
@@ -127,7 +128,7 @@ async fn silent(scene: Arc<Scene>, how: &'static str) -> Result<Value> {
     }
     scene.produce_these(&jobs).await?;
     let workers = vec![scene.worker_with(&Setting::at(place))?, scene.worker()?];
-    scene.started(30).await?;
+    scene.started(20).await?;
     let manner = Manner {
         deaf: how != "dumb",
         dumb: how != "deaf",
