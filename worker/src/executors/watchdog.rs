@@ -289,6 +289,20 @@ impl Watchdog {
         }
     }
 
+    /// Tasks that hold a thread of the executor beyond the limit now, but for those that may; a few, and for
+    /// how long.
+    pub(crate) fn blocking(&self) -> Vec<(TaskName, Duration)> {
+        let now = self.at(Instant::now());
+        let runs = self.runs();
+        let blocks = |polls: &&Arc<Polls>| polls.told.load(Ordering::Relaxed) && polls.blocking != Blocking::Observe;
+        let blocking = runs.places.iter().flatten().filter(blocks).filter_map(|polls| {
+            let since = polls.since.load(Ordering::Acquire);
+            let held = Duration::from_nanos(now.saturating_sub(since));
+            (since > 0).then(|| (polls.task.clone(), held))
+        });
+        blocking.take(NEWEST).collect()
+    }
+
     /// How late the executor was, at the median and the 99th percentile of the last minute.
     pub(crate) fn lag(&self) -> Option<millhand_broker::LoopLag> {
         self.lag.percentiles()
