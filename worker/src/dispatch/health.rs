@@ -12,9 +12,11 @@ impl Dispatch {
         self.crew.executors.dog()
     }
 
-    /// Whether async jobs are under way.
+    /// Whether async jobs are under way. By their slots: the executor may learn of one only when this loop
+    /// sleeps again.
     pub(super) fn runs_async(&self) -> bool {
-        self.dog().is_some_and(|dog| !dog.is_idle())
+        let bench = self.benches.get(&Executor::Async);
+        bench.is_some_and(|bench| bench.free < bench.slots)
     }
 
     /// Looks after the async executor; says it when a task begins to block it, and when it is free again.
@@ -60,7 +62,11 @@ impl Dispatch {
             reasons.push("stopping: it takes no more jobs".to_owned());
         }
         let silent = self.silent();
-        let taps = self.said.queues.iter().filter_map(|queue| self.taps.get_key_value(queue));
+        let taps = self
+            .said
+            .queues
+            .iter()
+            .filter_map(|queue| self.taps.get_key_value(queue));
         for (queue, tap) in taps {
             if let Some(why) = &tap.trouble {
                 reasons.push(format!("nothing can come from queue {queue}: {why}"));

@@ -173,6 +173,7 @@ impl Watchdog {
     }
 
     /// Whether no run is under way.
+    #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.runs().len() == 0
     }

@@ -79,11 +79,18 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<String> {
         "/ready" => health.now().not_ready,
         "/startup" if health.0.borrow().was_ready => Vec::new(),
         "/startup" => health.now().not_ready,
-        _ => return said(StatusCode::NOT_FOUND, vec!["there is /live, /ready and /startup".to_owned()]),
+        _ => {
+            return said(
+                StatusCode::NOT_FOUND,
+                vec!["there is /live, /ready and /startup".to_owned()],
+            );
+        }
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
         let mut refused = said(StatusCode::METHOD_NOT_ALLOWED, vec!["GET it".to_owned()]);
-        refused.headers_mut().insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
+        refused
+            .headers_mut()
+            .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
         return refused;
     }
     let status = match reasons.as_slice() {
@@ -102,3 +109,6 @@ fn said(status: StatusCode, reasons: Vec<String>) -> Response<String> {
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
+
+#[cfg(test)]
+mod tests;
