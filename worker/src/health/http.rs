@@ -82,12 +82,12 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<String> {
         _ => {
             return said(
                 StatusCode::NOT_FOUND,
-                vec!["there is /live, /ready and /startup".to_owned()],
+                &["there is /live, /ready and /startup".to_owned()],
             );
         }
     };
     if !matches!(*request.method(), Method::GET | Method::HEAD) {
-        let mut refused = said(StatusCode::METHOD_NOT_ALLOWED, vec!["GET it".to_owned()]);
+        let mut refused = said(StatusCode::METHOD_NOT_ALLOWED, &["GET it".to_owned()]);
         refused
             .headers_mut()
             .insert(ALLOW, HeaderValue::from_static("GET, HEAD"));
@@ -97,10 +97,10 @@ fn answer(request: &Request<Incoming>, health: &Health) -> Response<String> {
         [] => StatusCode::OK,
         _ => StatusCode::SERVICE_UNAVAILABLE,
     };
-    said(status, reasons)
+    said(status, &reasons)
 }
 
-fn said(status: StatusCode, reasons: Vec<String>) -> Response<String> {
+fn said(status: StatusCode, reasons: &[String]) -> Response<String> {
     let body = serde_json::json!({ "ok": status.is_success(), "reasons": reasons });
     let mut response = Response::new(format!("{body}\n"));
     *response.status_mut() = status;
