@@ -103,6 +103,8 @@ pub struct Consumer {
     pub deliveries: mpsc::Receiver<Delivery>,
     /// How fast to deliver. Dropping it ends the subscription.
     pub flow: watch::Sender<Flow>,
+    /// Why nothing can come for now, while that is mended; `None` while all is well, also when it is held.
+    pub trouble: watch::Receiver<Option<String>>,
 }
 
 /// Which delivery a job came in.

@@ -136,7 +136,12 @@ impl Backend for Faulty {
         let (silent, deliveries) = mpsc::channel(1);
         self.silent.lock().unwrap_or_else(PoisonError::into_inner).push(silent);
         let flow = watch::Sender::new(Flow::Open(subscription.prefetch));
-        Box::pin(std::future::ready(Ok(Consumer { deliveries, flow })))
+        let trouble = watch::channel(None).1;
+        Box::pin(std::future::ready(Ok(Consumer {
+            deliveries,
+            flow,
+            trouble,
+        })))
     }
     fn claim(&self, claims: Vec<Claim>) -> BoxFuture<'_, Result<Vec<Meeting>>> {
         self.faulted(Door::Claim, self.inner.claim(claims))

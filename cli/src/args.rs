@@ -37,6 +37,7 @@ underscores between the levels. It rules over the file; a flag rules over both.
   MILLHAND_WORKER__THREADS      2
   MILLHAND_WORKER__PROCESSES    2
   MILLHAND_WORKER__GRACE        30s
+  MILLHAND_WORKER__HEALTH       127.0.0.1:7701
 
 Not settings:
 
@@ -60,6 +61,7 @@ error as {\"error\":{\"code\":…,\"message\":…,\"hint\":…}}.
   job cancel    {\"schema\":\"millhand.job.cancel/1\",\"done\":1,\"asked\":0,\"refused\":0,\"unknown\":0,\"items\":[…]}
   dead rebuild  {\"schema\":\"millhand.dead.rebuild/1\",\"looked_at\":2,\"remembered\":1}
   worker list   {\"schema\":\"millhand.worker.list/1\",\"as_of\":…,\"items\":[…]}
+  worker health {\"schema\":\"millhand.worker.health/1\",\"ok\":true,\"reasons\":[]}
   queue list    {\"schema\":\"millhand.queue.list/1\",\"as_of\":…,\"items\":[…]}
   stats         {\"schema\":\"millhand.stats/1\",\"as_of\":…,\"since\":…,\"items\":[…]}
   advise        {\"schema\":\"millhand.advise/1\",\"as_of\":…,\"since\":…,\"items\":[…]}
@@ -217,6 +219,9 @@ pub(crate) struct WorkerArgs {
     /// Check the settings and end
     #[arg(long)]
     pub(crate) check: bool,
+    /// Answer /live, /ready and /startup over HTTP here, as at 127.0.0.1:7701 [default: nowhere]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) health: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Option<WorkerCommand>,
 }
@@ -225,6 +230,28 @@ pub(crate) struct WorkerArgs {
 pub(crate) enum WorkerCommand {
     /// List the workers: whether they are ready, their slots, and what blocks them
     List,
+    /// Ask a worker that answers over HTTP how it is: exit code 0, or 1 and the reasons
+    Health(HealthArgs),
+}
+
+#[derive(Clone, Debug, Args)]
+pub(crate) struct HealthArgs {
+    /// What it is asked
+    #[arg(value_enum, default_value_t = Health::Ready)]
+    pub(crate) what: Health,
+    /// Where it answers [default: health of [worker] in the settings]
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) at: Option<std::net::SocketAddr>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Health {
+    /// Whether its own threads move
+    Live,
+    /// Whether it takes jobs
+    Ready,
+    /// Whether it was ready once
+    Startup,
 }
 
 /// Runs by task, queue and time.

@@ -7,6 +7,7 @@ mod completion;
 mod dashboard;
 mod dead;
 mod enqueue;
+mod health;
 mod job;
 mod limits;
 mod queue;
@@ -32,6 +33,7 @@ pub(crate) fn run(cli: Cli, ui: &Ui) -> Outcome {
         Command::Demo(args) => crate::demo::run(&args, &global, ui),
         Command::Worker(args) => match args.command {
             Some(WorkerCommand::List) => block_on(workers::list(&global, ui)),
+            Some(WorkerCommand::Health(args)) => block_on(health::run(&args, &global, ui)),
             None => worker::run(&args, &global, ui),
         },
         Command::Enqueue(args) => block_on(enqueue::run(args, &global, ui)),
@@ -61,12 +63,20 @@ fn block_on(command: impl Future<Output = Outcome>) -> Outcome {
 
 /// The settings, with what the flags say.
 fn settings(global: &Global) -> Outcome<Settings> {
-    let flags = Flags {
+    load(&flags(global))
+}
+
+fn flags(global: &Global) -> Flags {
+    Flags {
         config: global.config.clone(),
         broker: global.broker.clone(),
         store: global.store.clone(),
-    };
-    Settings::load(&flags).map_err(|e| Failure::new(Exit::Usage, "settings", e.to_string()))
+        health: None,
+    }
+}
+
+fn load(flags: &Flags) -> Outcome<Settings> {
+    Settings::load(flags).map_err(|e| Failure::new(Exit::Usage, "settings", e.to_string()))
 }
 
 /// A client of the back end that the settings name. `makes` when the command may make the file.

@@ -11,6 +11,7 @@ mod values;
 use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fmt;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -44,6 +45,7 @@ pub(crate) struct WorkerSettings {
     pub(crate) processes: usize,
     pub(crate) grace: Duration,
     pub(crate) recycle: Recycle,
+    pub(crate) health: Option<SocketAddr>,
 }
 
 impl Default for WorkerSettings {
@@ -56,6 +58,7 @@ impl Default for WorkerSettings {
             processes: cores,
             grace: Duration::from_secs(30),
             recycle: Recycle::default(),
+            health: None,
         }
     }
 }
@@ -95,6 +98,8 @@ pub(crate) struct Flags {
     pub(crate) config: Option<PathBuf>,
     pub(crate) broker: Option<String>,
     pub(crate) store: Option<String>,
+    /// Of `millhand worker`.
+    pub(crate) health: Option<String>,
 }
 
 /// Settings that cannot be used: every problem, one a line.
@@ -153,12 +158,16 @@ impl Settings {
             variables,
             flags: HashMap::new(),
         };
-        for (key, value) in [("broker", &flags.broker), ("store", &flags.store)] {
+        for (key, flag, value) in [
+            ("broker", "--broker", &flags.broker),
+            ("store", "--store", &flags.store),
+            ("worker.health", "--health", &flags.health),
+        ] {
             if let Some(value) = value {
-                origins.flags.insert(key.to_owned(), format!("--{key}"));
+                origins.flags.insert(key.to_owned(), flag.to_owned());
                 builder = builder
                     .set_override(key, value.clone())
-                    .map_err(|e| SettingsError::one(format!("--{key}: {e}")))?;
+                    .map_err(|e| SettingsError::one(format!("{flag}: {e}")))?;
             }
         }
         let merged = builder

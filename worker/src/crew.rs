@@ -325,6 +325,10 @@ pub(crate) enum Event {
     Again(Box<Waiting>),
     /// A beat was answered: these queues are paused.
     Beaten(Vec<millhand_proto::QueueName>),
+    /// Why nothing can come from this queue for now.
+    Trouble(millhand_proto::QueueName, Option<String>),
+    /// A silent queue was asked whether jobs are ready; why it did not answer.
+    Looked(millhand_proto::QueueName, Option<String>),
     /// Jobs of this queue are ready and do not come.
     Silent(millhand_proto::QueueName),
     /// So many slots are free; how long the job ran, if it ran.

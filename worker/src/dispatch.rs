@@ -88,6 +88,10 @@ struct Tap {
     paused: bool,
     /// When something came last.
     came: tokio::time::Instant,
+    /// Why nothing can come.
+    trouble: Option<String>,
+    /// Nothing comes, and why it is not known whether anything should.
+    unasked: Option<String>,
 }
 
 /// The loop's own state. Nothing here is shared: attempts speak to it by events.
@@ -104,6 +108,8 @@ pub(crate) struct Dispatch {
     delivered: Instant,
     /// When a beat was answered last.
     beaten: Instant,
+    /// It was said that a task blocks the async executor.
+    blocked: bool,
     board: Board,
     /// Jobs per parcel, in the mean, times 16.
     parcel_jobs: usize,
@@ -180,7 +186,7 @@ impl Dispatch {
                     self.listen();
                 }
                 _ = flushes.tick() => self.flush(),
-                _ = ears.probes.tick(), if self.runs_async() => self.crew.executors.look(),
+                _ = ears.probes.tick(), if self.runs_async() || self.blocked => self.look(),
                 Ok(()) = ears.leaks.changed() => self.leaks(*ears.leaks.borrow_and_update()),
                 _ = looks.tick(), if !self.room.is_empty() || until_idle => self.release_overdue(),
             }
@@ -236,6 +242,19 @@ impl Dispatch {
             Event::Beaten(paused) => {
                 self.beaten = Instant::now();
                 self.pause(&paused);
+                self.say_health();
+            }
+            Event::Trouble(queue, trouble) => {
+                if let Some(tap) = self.taps.get_mut(&queue) {
+                    tap.trouble = trouble;
+                }
+                self.say_health();
+            }
+            Event::Looked(queue, unasked) => {
+                if let Some(tap) = self.taps.get_mut(&queue) {
+                    tap.unasked = unasked;
+                }
+                self.say_health();
             }
             Event::Silent(queue) => {
                 // Something may have come while it was looked.

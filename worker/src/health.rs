@@ -1,10 +1,15 @@
 //! How a worker is, as it can be asked at any moment without asking a back end or the worker's loop.
 
+mod http;
+
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use millhand_broker::WorkerHealth;
 use millhand_proto::limits;
 use tokio::sync::watch;
+
+pub(crate) use self::http::answer_at;
 
 /// The loop says something at least with every beat; one that says nothing for so long hangs.
 const SILENT: Duration = limits::LEASE;
@@ -14,6 +19,10 @@ const SILENT: Duration = limits::LEASE;
 pub(crate) struct Said {
     at: Option<Instant>,
     health: WorkerHealth,
+    /// It said once that it is ready.
+    was_ready: bool,
+    /// Where it answers over HTTP.
+    address: Option<SocketAddr>,
 }
 
 /// Where the loop says it.
@@ -26,14 +35,26 @@ impl Default for Board {
             not_ready: vec!["it has not started yet".to_owned()],
             ..WorkerHealth::default()
         };
-        Self(watch::Sender::new(Said { at: None, health }))
+        Self(watch::Sender::new(Said {
+            at: None,
+            health,
+            was_ready: false,
+            address: None,
+        }))
     }
 }
 
 impl Board {
     pub(crate) fn say(&self, health: WorkerHealth) {
-        let at = Some(Instant::now());
-        self.0.send_replace(Said { at, health });
+        self.0.send_modify(|said| {
+            said.at = Some(Instant::now());
+            said.was_ready |= health.not_ready.is_empty();
+            said.health = health;
+        });
+    }
+
+    fn answers_at(&self, address: SocketAddr) {
+        self.0.send_modify(|said| said.address = Some(address));
     }
 
     pub(crate) fn reader(&self) -> Health {
@@ -50,19 +71,30 @@ impl Health {
     /// What the worker's loop said last; it says so with every beat, and when it is no longer ready.
     #[must_use]
     pub fn now(&self) -> WorkerHealth {
-        let Said { at, mut health } = self.0.borrow().clone();
-        if let Some(silent) = at.map(|at| at.elapsed()).filter(|silent| *silent > SILENT) {
-            let over = self.0.has_changed().is_err();
-            let why = if over { "it has ended" } else { "its loop does not move" };
-            health.not_ready.push(format!("{why}, for {} s", silent.as_secs()));
-        }
+        let mut health = self.0.borrow().health.clone();
+        health.not_ready.extend(self.hangs());
         health
+    }
+
+    /// That the loop does not move, if it does not. One that starts waits for its servers, and does not hang.
+    fn hangs(&self) -> Option<String> {
+        let silent = self.0.borrow().at?.elapsed();
+        let over = self.0.has_changed().is_err();
+        let why = if over { "it has ended" } else { "its loop does not move" };
+        (silent > SILENT).then(|| format!("{why}, for {} s", silent.as_secs()))
     }
 
     /// Whether the worker is ready for work.
     #[must_use]
     pub fn is_ready(&self) -> bool {
         self.now().not_ready.is_empty()
+    }
+
+    /// Where the worker answers over HTTP, from when it does: see
+    /// [`Worker::health_at`](crate::Worker::health_at).
+    #[must_use]
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.0.borrow().address
     }
 
     /// Waits until the loop says something new; `false` when it has ended.
@@ -96,11 +128,8 @@ mod tests {
         let Some(at) = Instant::now().checked_sub(SILENT * 2) else {
             return;
         };
-        let said = || Said {
-            at: Some(at),
-            health: WorkerHealth::default(),
-        };
-        board.0.send_replace(said());
+        board.say(WorkerHealth::default());
+        board.0.send_modify(|said| said.at = Some(at));
         assert_eq!(health.now().not_ready, ["its loop does not move, for 30 s"]);
         drop(board);
         assert_eq!(health.now().not_ready, ["it has ended, for 30 s"]);

@@ -1,6 +1,7 @@
 //! The worker: put together, started, stopped.
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,7 +15,7 @@ use crate::context::{Context, States};
 use crate::dispatch::{Dispatch, Plan, Until};
 use crate::executors::Recycle;
 use crate::failure::Failure;
-use crate::health::{Board, Health};
+use crate::health::{self, Board, Health};
 use crate::registry::{CommandTask, ConfigError, Executor, Registry, TaskOptions};
 
 /// How many jobs may run at once on each executor.
@@ -89,6 +90,14 @@ pub enum WorkerError {
     /// The back end cannot be used.
     #[error("the worker cannot use its back end: {0}")]
     Backend(#[from] millhand_broker::Error),
+    /// It cannot answer how it is.
+    #[error("the worker cannot answer how it is at {address}: {source}")]
+    Health {
+        /// Where it was to answer.
+        address: SocketAddr,
+        /// Why it cannot.
+        source: std::io::Error,
+    },
     /// The machine refused a thread or the like.
     #[error("the worker cannot start: {0}")]
     Start(#[from] std::io::Error),
@@ -113,6 +122,7 @@ pub struct Worker {
     recycle: Recycle,
     grace: Duration,
     block_limit: Duration,
+    health_at: Option<SocketAddr>,
     registry: Registry,
     states: States,
     board: Board,
@@ -144,6 +154,7 @@ impl Worker {
             recycle: Recycle::default(),
             grace: Duration::from_secs(30),
             block_limit: limits::BLOCK_LIMIT,
+            health_at: None,
             registry: Registry::default(),
             states: States::default(),
             board: Board::default(),
@@ -183,6 +194,15 @@ impl Worker {
     #[must_use]
     pub fn block_limit(mut self, limit: Duration) -> Self {
         self.block_limit = limit;
+        self
+    }
+
+    /// Answers `/live`, `/ready` and `/startup` over HTTP at this address while it runs: 200, or 503 with the
+    /// reasons. Port 0 takes one that is free; [`Health::address`] and the log say which. Whoever reaches the
+    /// address may ask. Not by default: two workers of one machine cannot have one port.
+    #[must_use]
+    pub fn health_at(mut self, address: SocketAddr) -> Self {
+        self.health_at = Some(address);
         self
     }
 
@@ -375,6 +395,7 @@ impl Worker {
             },
             board: self.board,
         };
+        let health_at = self.health_at;
         if matches!(until, Until::Told(_)) {
             tell_slots(&plan);
         }
@@ -390,7 +411,15 @@ impl Worker {
                     .enable_all()
                     .build()
                     .map_err(WorkerError::from)
-                    .and_then(|runtime| runtime.block_on(Dispatch::run(plan, until, abandoned)));
+                    .and_then(|runtime| {
+                        runtime.block_on(async {
+                            if let Some(address) = health_at {
+                                let answers = health::answer_at(address, &plan.board).await;
+                                answers.map_err(|source| WorkerError::Health { address, source })?;
+                            }
+                            Dispatch::run(plan, until, abandoned).await
+                        })
+                    });
                 let _ = answer.send(ended);
             })?;
         let ended = done.await.unwrap_or(Err(WorkerError::Lost));

@@ -116,7 +116,12 @@ pub(super) fn start(local: Arc<Local>, subscription: Subscription) -> Consumer {
             tracing::warn!(%queue, %error, "deliveries stopped");
         }
     });
-    Consumer { deliveries, flow }
+    Consumer {
+        deliveries,
+        flow,
+        // What goes wrong here ends it.
+        trouble: watch::channel(None).1,
+    }
 }
 
 async fn pump(

@@ -26,6 +26,7 @@ pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Resul
     let rules = pair.rules.subscribe();
     let paused = rules.borrow().paused(&subscription.queue).is_some();
     let arrivals = pair.queue.consume(subscription.clone(), paused).await?;
+    let trouble = arrivals.trouble.clone();
     let (sender, deliveries) = mpsc::channel(1024);
     let (flow, watched) = watch::channel(Flow::Open(subscription.prefetch));
     let pump = Pump {
@@ -34,7 +35,11 @@ pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Resul
         out: sender,
     };
     tokio::spawn(pump.run(arrivals, watched, rules));
-    Ok(Consumer { deliveries, flow })
+    Ok(Consumer {
+        deliveries,
+        flow,
+        trouble,
+    })
 }
 
 struct Pump {

@@ -73,6 +73,8 @@ pub(crate) enum Side {
 pub(crate) struct Arrivals {
     pub(crate) arrived: mpsc::Receiver<Arrived>,
     pub(crate) flow: watch::Sender<Flow>,
+    /// Why nothing can arrive for now.
+    pub(crate) trouble: watch::Receiver<Option<String>>,
 }
 
 /// What a subscription tells.

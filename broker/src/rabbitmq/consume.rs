@@ -75,6 +75,7 @@ impl Consuming {
             Flow::Open(subscription.prefetch)
         };
         let (flow, flows) = watch::channel(start);
+        let (told, trouble) = watch::channel(None);
         let (stop, stopped) = oneshot::channel();
         let (started, begun) = oneshot::channel();
         let worker = subscription.worker;
@@ -83,6 +84,7 @@ impl Consuming {
             subscription,
             out,
             flow: flows,
+            trouble: told,
         };
         let task = tokio::spawn(reader.run(started, stopped));
         {
@@ -94,7 +96,7 @@ impl Consuming {
             readers.entry(worker).or_default().push(Running { stop, task });
         }
         begun.await.map_err(|_| Error::Closed)??;
-        Ok(Arrivals { arrived, flow })
+        Ok(Arrivals { arrived, flow, trouble })
     }
 
     /// Ends a worker's subscriptions.
@@ -126,6 +128,7 @@ struct Reader {
     subscription: Subscription,
     out: mpsc::Sender<Arrived>,
     flow: watch::Receiver<Flow>,
+    trouble: watch::Sender<Option<String>>,
 }
 
 impl Reader {
@@ -148,8 +151,12 @@ impl Reader {
                     if let Some(started) = started.take() {
                         let _ = started.send(Ok(()));
                     }
+                    self.trouble.send_replace(None);
                     let end = self.serve(&mut session, &mut stopped).await;
                     let generation = session.acking.generation;
+                    if let End::Fault(trouble) = &end {
+                        self.trouble.send_replace(Some(trouble.text.clone()));
+                    }
                     if matches!(end, End::Over) {
                         session.linger(&mut stopped).await;
                     }
@@ -165,7 +172,10 @@ impl Reader {
                         let _ = started.send(Err(error));
                         return;
                     }
-                    None => tracing::warn!(queue = %self.subscription.queue, %error, "no deliveries for now"),
+                    None => {
+                        tracing::warn!(queue = %self.subscription.queue, %error, "no deliveries for now");
+                        self.trouble.send_replace(Some(error.to_string()));
+                    }
                 },
             }
             if since.elapsed() > LAST_PAUSE {

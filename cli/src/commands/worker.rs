@@ -13,10 +13,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::args::{Global, WorkerArgs};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Ui, plural};
-use crate::settings::{Settings, TaskSettings};
+use crate::settings::{Flags, Settings, TaskSettings};
 
 pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
-    let settings = super::settings(global)?;
+    let settings = super::load(&Flags {
+        health: args.health.clone(),
+        ..super::flags(global)
+    })?;
     let level = level()?;
     let refused = |e: &dyn std::fmt::Display| Failure::new(Exit::Usage, "settings", e.to_string());
     if settings.tasks.is_empty() {
@@ -74,6 +77,8 @@ pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
     match ended {
         Ok(()) => Ok(Exit::Done),
         Err(WorkerError::Backend(error)) => Err(error.into()),
+        Err(error @ WorkerError::Health { .. }) => Err(Failure::new(Exit::Failed, "bind", error.to_string())
+            .hint("--health 127.0.0.1:0 takes any port that is free, and says which")),
         Err(error) => Err(Failure::new(Exit::Failed, "worker", error.to_string())),
     }
 }
@@ -105,6 +110,10 @@ fn build(backend: std::sync::Arc<dyn millhand_broker::Backend>, settings: &Setti
         .slots(slots)
         .grace(worker.grace)
         .recycle(worker.recycle);
+    let start = match worker.health {
+        Some(address) => start.health_at(address),
+        None => start,
+    };
     settings
         .tasks
         .iter()

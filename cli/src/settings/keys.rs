@@ -1,7 +1,7 @@
 //! The names of all settings, and the nearest to a wrong one.
 
 const TOP_KEYS: [&str; 4] = ["broker", "store", "worker", "tasks"];
-const WORKER_KEYS: [&str; 7] = [
+const WORKER_KEYS: [&str; 8] = [
     "queues",
     "async",
     "threads",
@@ -9,6 +9,7 @@ const WORKER_KEYS: [&str; 7] = [
     "grace",
     "recycle_jobs",
     "recycle_memory",
+    "health",
 ];
 const TASK_KEYS: [&str; 8] = [
     "command",

@@ -89,6 +89,7 @@ impl Reader {
                 "threads" => worker.threads = self.count(&key, value, 0..=10_000).unwrap_or(1),
                 "processes" => worker.processes = self.count(&key, value, 0..=10_000).unwrap_or(1),
                 "grace" => worker.grace = self.span(&key, value).unwrap_or_default(),
+                "health" => worker.health = self.address(&key, value),
                 "recycle_jobs" => worker.recycle.jobs = self.number(&key, value, 1..=MOST_JOBS),
                 "recycle_memory" => worker.recycle.memory = self.bytes(&key, value, LEAST_MEMORY),
                 _ => self.unknown(&key, value),

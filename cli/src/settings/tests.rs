@@ -8,7 +8,7 @@ fn load(text: &str, env: &[(&str, &str)], broker: Option<&str>) -> Result<Settin
     let flags = Flags {
         config: Some(path),
         broker: broker.map(str::to_owned),
-        store: None,
+        ..Flags::default()
     };
     let env = env.iter().map(|(k, v)| ((*k).into(), (*v).into()));
     Settings::from(&flags, env).map_err(|e| e.to_string().replace(&dir.path().display().to_string(), ""))
@@ -26,6 +26,7 @@ fn the_example_of_the_readme_is_understood() {
             threads = 2
             processes = 2
             grace = "5s"
+            health = "127.0.0.1:7701"
             recycle_jobs = 1000
             recycle_memory = "256MiB"
             [tasks.wordcount]
@@ -49,6 +50,7 @@ fn the_example_of_the_readme_is_understood() {
         (100, Duration::from_secs(5))
     );
     assert_eq!(settings.worker.queues.len(), 2);
+    assert_eq!(settings.worker.health, Some(([127, 0, 0, 1], 7701).into()));
     let recycle = Recycle {
         jobs: Some(1000),
         memory: Some(256 << 20),
@@ -171,6 +173,10 @@ fn what_is_not_understood_is_refused_with_source_key_value_and_the_nearest_right
         (
             "[worker]\nrecycle_job = 3",
             "/m.toml: worker.recycle_job = 3: this is no setting; did you mean worker.recycle_jobs?",
+        ),
+        (
+            "[worker]\nhealth = \"localhost\"",
+            "/m.toml: worker.health = \"localhost\": it must be an address with a port, as \"127.0.0.1:7701\"",
         ),
         ("worker = 3", "/m.toml: worker = 3: it must be a table"),
         (
@@ -295,6 +301,14 @@ fn a_bad_variable_or_flag_is_named() {
     ] {
         assert_eq!(load("", &[(name, value)], None).unwrap_err(), want);
     }
+    let flags = Flags {
+        health: Some("7701".to_owned()),
+        ..Flags::default()
+    };
+    assert_eq!(
+        Settings::from(&flags, []).unwrap_err().to_string(),
+        "--health = \"7701\": it must be an address with a port, as \"127.0.0.1:7701\""
+    );
     let flag = load("", &[], Some("x")).unwrap_err();
     assert_eq!(
         flag,

@@ -1,5 +1,6 @@
 //! One value: read as what it is to be, or said to be wrong with its source and key.
 
+use std::net::SocketAddr;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
@@ -114,6 +115,15 @@ impl Reader {
 
     pub(super) fn number(&mut self, key: &str, value: &Value, range: RangeInclusive<usize>) -> Option<u32> {
         self.count(key, value, range).and_then(|n| u32::try_from(n).ok())
+    }
+
+    pub(super) fn address(&mut self, key: &str, value: &Value) -> Option<SocketAddr> {
+        let text = self.text(key, value)?;
+        let address = text.parse().ok();
+        if address.is_none() {
+            self.wrong(key, value, "it must be an address with a port, as \"127.0.0.1:7701\"");
+        }
+        address
     }
 
     /// A size of at least `least` bytes.

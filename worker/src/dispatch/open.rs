@@ -94,6 +94,7 @@ impl Dispatch {
             going_back: 0,
             delivered: Instant::now(),
             beaten: Instant::now(),
+            blocked: false,
             board: plan.board,
             parcel_jobs: 16,
             said,
@@ -132,12 +133,23 @@ impl Dispatch {
                 }
                 let _ = events.send(Event::Ended(name));
             });
+            let (events, name) = (self.events.clone(), queue.clone());
+            tokio::spawn(async move {
+                while consumer.trouble.changed().await.is_ok() {
+                    let trouble = consumer.trouble.borrow_and_update().clone();
+                    if events.send(Event::Trouble(name.clone(), trouble)).is_err() {
+                        return;
+                    }
+                }
+            });
             self.taps.insert(
                 queue,
                 Tap {
                     flow: consumer.flow,
                     paused: false,
                     came: tokio::time::Instant::now(),
+                    trouble: None,
+                    unasked: None,
                 },
             );
         }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use millhand_broker::Error;
 use millhand_proto::QueueName;
 
 use super::{Dispatch, Tap};
@@ -23,9 +24,11 @@ impl Dispatch {
         let (crew, events) = (Arc::clone(&self.crew), self.events.clone());
         self.duties.listening.begin(async move {
             for queue in silent {
-                if jobs_stay_away(&crew, &queue).await {
-                    let _ = events.send(Event::Silent(queue));
-                }
+                let _ = events.send(match jobs_stay_away(&crew, &queue).await {
+                    Ok(true) => Event::Silent(queue),
+                    Ok(false) => Event::Looked(queue, None),
+                    Err(error) => Event::Looked(queue, Some(error.to_string())),
+                });
             }
         });
     }
@@ -50,12 +53,12 @@ impl Dispatch {
 }
 
 /// Some of a queue's jobs are ready, and still are when they had time to come.
-async fn jobs_stay_away(crew: &Crew, queue: &QueueName) -> bool {
+async fn jobs_stay_away(crew: &Crew, queue: &QueueName) -> Result<bool, Error> {
     for wait in [SILENCE_AGAIN, Duration::ZERO] {
-        match crew.backend.pending(vec![queue.clone()]).await {
-            Ok(pending) if pending.ready > 0 => tokio::time::sleep(wait).await,
-            _ => return false,
+        if crew.backend.pending(vec![queue.clone()]).await?.ready == 0 {
+            return Ok(false);
         }
+        tokio::time::sleep(wait).await;
     }
-    true
+    Ok(true)
 }

@@ -72,7 +72,7 @@ impl Dispatch {
                 Some(mail) = ears.mails.recv() => self.read_mail(mail),
                 // They are this worker's for as long as its lease lasts.
                 _ = ears.beats.tick() => self.beat(),
-                _ = ears.probes.tick(), if self.runs_async() => self.crew.executors.look(),
+                _ = ears.probes.tick(), if self.runs_async() => self.look(),
                 Ok(()) = ears.leaks.changed() => self.leaks(*ears.leaks.borrow_and_update()),
                 () = &mut enough, if !enough.is_elapsed() => {}
                 () = &mut second, if !(hurried || told) => {

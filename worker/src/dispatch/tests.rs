@@ -128,6 +128,31 @@ async fn what_only_goes_back_does_not_keep_a_worker_for_its_grace() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_that_cannot_learn_whether_anything_should_come_is_not_ready() {
+    let (backend, plan) = with_a_job(mpsc::unbounded_channel().0).await;
+    backend.plan(Door::Consume, Fault::RequestLost, 1);
+    backend.plan(Door::Pending, Fault::RequestLost, 2);
+    let mut health = plan.board.reader();
+    let ended = tokio::spawn(Dispatch::run(plan, never(), CancellationToken::new()));
+    let mut said = Vec::new();
+    while health.changed().await {
+        said.extend(health.now().not_ready);
+    }
+    let unknown: Vec<_> = said.iter().filter(|why| why.contains("is not known")).collect();
+    assert!(!unknown.is_empty(), "{said:?}");
+    let from = "nothing came from queue default for ";
+    assert!(
+        unknown
+            .iter()
+            .all(|why| why.starts_with(from) && why.contains("a planned fault")),
+        "{said:?}"
+    );
+    // Then it learns that it is deaf.
+    let ended = ended.await.unwrap();
+    assert!(matches!(ended, Err(WorkerError::Silent(_))), "{ended:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_passing_fault_is_not_the_end_of_what_is_to_be_done() {
     let (started, starts) = mpsc::unbounded_channel();
     let (backend, plan) = with_a_job(started).await;

@@ -173,6 +173,7 @@ impl Watchdog {
     }
 
     /// Whether no run is under way.
+    #[cfg(test)]
     pub(crate) fn is_idle(&self) -> bool {
         self.runs().len() == 0
     }
@@ -287,6 +288,20 @@ impl Watchdog {
         } else {
             tracing::warn!(%task, %job, held = ?own, others_waited = ?others, jobs_beside = beside, "the task blocked a thread of the async executor: it belongs on the thread or process executor, or needs an await");
         }
+    }
+
+    /// Tasks that hold a thread of the executor beyond the limit now, but for those that may; a few, and for
+    /// how long.
+    pub(crate) fn blocking(&self) -> Vec<(TaskName, Duration)> {
+        let now = self.at(Instant::now());
+        let runs = self.runs();
+        let blocks = |polls: &&Arc<Polls>| polls.told.load(Ordering::Relaxed) && polls.blocking != Blocking::Observe;
+        let blocking = runs.places.iter().flatten().filter(blocks).filter_map(|polls| {
+            let since = polls.since.load(Ordering::Acquire);
+            let held = Duration::from_nanos(now.saturating_sub(since));
+            (since > 0).then(|| (polls.task.clone(), held))
+        });
+        blocking.take(NEWEST).collect()
     }
 
     /// How late the executor was, at the median and the 99th percentile of the last minute.
