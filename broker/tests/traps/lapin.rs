@@ -186,7 +186,7 @@ async fn an_acknowledgement_on_a_closed_channel_is_no_error() {
     channel.basic_ack(4711, BasicAckOptions::default()).await.unwrap();
     let closed = async {
         while channel.status().connected() {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     timeout(SOON, closed).await.expect("it is closed");
@@ -213,7 +213,7 @@ async fn a_returned_message_is_logged_with_its_body() {
     sent.await.unwrap();
     let logged = async {
         while !heard.contains(&format!("{body:?}")) {
-            tokio::task::yield_now().await
+            tokio::task::yield_now().await;
         }
     };
     timeout(SOON, logged).await.expect("the body is logged");
