@@ -22,9 +22,11 @@ async fn connect(url: &str) -> Connection {
     Connection::connect(url, ConnectionProperties::default()).await.unwrap()
 }
 
-async fn queue(channel: &Channel, name: &str, arguments: FieldTable) {
+/// Declares a queue; answers how many messages in it are ready.
+async fn queue(channel: &Channel, name: &str, arguments: FieldTable) -> u32 {
     let durable = QueueDeclareOptions::durable();
-    channel.queue_declare(name.into(), durable, arguments).await.unwrap();
+    let declared = channel.queue_declare(name.into(), durable, arguments).await;
+    declared.unwrap().message_count()
 }
 
 fn mandatory() -> BasicPublishOptions {
