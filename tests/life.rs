@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use millhand::{Backend, Client, Context, Count, Enqueued, Failure, Job, Numbers, State, Task, Worker, snooze};
+use millhand_proto::Parcel;
 use serde::{Deserialize, Serialize};
 
 const LONG: Duration = Duration::from_secs(30);
@@ -269,4 +270,50 @@ async fn a_thousand_jobs_in_parcels_on_a_file_end_once_with_the_right_results() 
     }
     stop.send(()).unwrap();
     running.await.unwrap().unwrap();
+}
+
+#[derive(Serialize, Deserialize)]
+struct Resize {
+    w: u32,
+    h: u32,
+}
+
+impl Task for Resize {
+    const NAME: &'static str = "resize";
+    type Output = u32;
+}
+
+async fn resize(job: Resize, _: Context) -> Result<u32, Failure> {
+    Ok(job.w * job.h)
+}
+
+/// What a newer producer may write: a frozen parcel with fields that this version does not know.
+#[tokio::test]
+async fn unknown_fields_are_ignored_and_those_that_must_be_understood_park_a_job() {
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/proto/tests/golden/unknown.hex");
+    let hex: String = std::fs::read_to_string(path).unwrap().split_whitespace().collect();
+    let byte = |at| u8::from_str_radix(&hex[at..at + 2], 16).unwrap();
+    let must: Vec<u8> = (0..hex.len()).step_by(2).map(byte).collect();
+    let mut may = must.clone();
+    for key in [&b"Must"[..], b"Hop"] {
+        let at = may.windows(key.len()).position(|w| w == key).unwrap();
+        may[at].make_ascii_lowercase();
+    }
+    for (bytes, must) in [(may, false), (must, true)] {
+        let backend = millhand::memory().unwrap();
+        let parcel = Parcel::decode(&bytes.into()).unwrap().parcel.unwrap();
+        let id = parcel.jobs()[0].id();
+        backend.push(vec![parcel]).await;
+        let worker = Worker::new(Arc::clone(&backend)).on_async(resize);
+        worker.run_until_idle().await.unwrap();
+        let entry = Client::new(backend).get(id).await.unwrap().unwrap().entry;
+        if must {
+            // Nobody came who understands them. Two attempts were made before this copy, none since.
+            assert_eq!((entry.state, entry.attempts), (State::Dead, 2));
+            assert_eq!(entry.reason.as_deref(), Some("parked_too_long"));
+            assert_eq!(entry.parked.unwrap().why, "field Must, Hop is not known here");
+        } else {
+            assert_eq!((entry.state, entry.attempts), (State::Succeeded, 3));
+        }
+    }
 }

@@ -1,6 +1,8 @@
 //! The suite that every back end passes: one entry, [`exercise`]. Differences between back ends are
 //! declared in their [`Facts`], and [`table`] prints them for `docs/backends.md`.
 
+mod newer;
+
 use std::collections::HashSet;
 use std::fmt::Write;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use crate::backend::{
     Settlement, Subscription, Verdict,
 };
 use crate::view::{JobFilter, JobView, LongPoll, LoopLag, WorkerBeat, WorkerHealth};
+use newer::{fields_that_must_be_understood_wait_for_who_does, unknown_fields_come_back_from_every_way};
 
 /// The longest that anything here may take.
 const SOON: Duration = Duration::from_secs(10);
@@ -72,6 +75,8 @@ cases! {
     cancelled_while_running: "a cancel of a running job reaches its worker",
     expired_jobs_do_not_start: "a job that is too late expires",
     unknown_jobs_are_parked: "a job that the worker does not know is parked and comes again",
+    unknown_fields_come_back_from_every_way: "what a newer producer wrote and this version does not know comes back byte for byte from a delay, a release, a give-back, a snooze, a retry, a death and an operator's retry",
+    fields_that_must_be_understood_wait_for_who_does: "a job with a field that must be understood waits in sight, uncounted and unchanged, for a worker that does",
     a_paused_queue_delivers_nothing: "a paused queue delivers nothing; a resumed one goes on",
     workers_are_seen: "a worker that beats is listed with what it says of itself and of its jobs, and learns which of its queues are paused; one that left is not",
     a_purge_cancels_what_waits: "a purge cancels what waits and is due, and nothing else",
@@ -184,7 +189,10 @@ fn core(id: JobId, now: Timestamp) -> Core {
 }
 
 async fn push(backend: &Arc<dyn Backend>, cores: Vec<Core>) {
-    let parcel = Parcel::pack(cores).expect("cores that go together");
+    push_parcel(backend, Parcel::pack(cores).expect("cores that go together")).await;
+}
+
+async fn push_parcel(backend: &Arc<dyn Backend>, parcel: Parcel) {
     assert_eq!(backend.push(vec![parcel]).await, [Pushed::Accepted]);
 }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use bytes::Bytes;
-use millhand_proto::{Parcel, RecordKey, State, Timestamp, limits};
+use millhand_proto::{Parcel, State, Timestamp, limits};
 use tokio::sync::{mpsc, oneshot};
 
 use super::Pair;
@@ -155,7 +155,7 @@ impl Pair {
         }
         effects.extend(self.registry.note(Key::Queues, parcel.queue().as_str(), now));
         let write = Write {
-            key: Key::Record(RecordKey::Parcel(key)),
+            key: Key::Record(first.id().record_at(first.hop.hand)),
             expected: Expected::Absent,
             bytes: Some(encode(ACCEPTED, &accepted(parcel))),
             keep,

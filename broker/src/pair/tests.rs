@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use millhand_proto::protocol::{End, Meeting, Situation};
 use millhand_proto::{
-    Core, Fence, JobCopy, JobId, Leaving, Parked, Payload, QueueName, Receipt, Record, State, Successor, TaskName,
-    Timestamp, WorkerId,
+    Core, Fence, JobCopy, JobId, Leaving, Parcel, Parked, Payload, QueueName, Receipt, Record, State, Successor,
+    TaskName, Timestamp, WorkerId,
 };
 use millhand_servers::Redis as Server;
 use tokio::task::block_in_place;
@@ -17,7 +17,7 @@ use super::changes::{Change, Reply};
 use super::records::{self, Records};
 use super::store::{Key, Read, Store};
 use super::trust::Trust;
-use crate::backend::{Acted, Control};
+use crate::backend::{Acted, Control, Pushed};
 use crate::io::Io;
 use crate::rabbitmq::RabbitMq;
 use crate::redis::Redis;
@@ -255,4 +255,48 @@ async fn pauses_outlive_a_store_that_starts_empty() {
     };
     let paused = tokio::time::timeout(Duration::from_secs(20), again).await.unwrap();
     assert_eq!(paused, [queue]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_delivered_too_often_goes_to_its_queue_again() {
+    let servers = millhand_servers::shared();
+    let io = Io::start("tests").unwrap();
+    let store = Redis::new(&servers.redis.url(), servers.redis.url(), "often", 1, io.clone()).unwrap();
+    let url = servers.rabbit.url();
+    let queue = RabbitMq::new(&url, url.clone(), "often", io.clone()).unwrap();
+    let pair = Pair::new(queue, store, io);
+    let parcel = Parcel::of(copy(0));
+    let body = parcel.encode();
+    assert_eq!(pair.push_all(vec![parcel]).await, [Pushed::Accepted]);
+
+    let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
+    let channel = connection.await.unwrap().create_channel().await.unwrap();
+    let mut deliveries = 0;
+    let get = async || {
+        let options = lapin::options::BasicGetOptions::default();
+        channel
+            .basic_get("mh.often.1.q.q.normal".into(), options)
+            .await
+            .unwrap()
+    };
+    let until = std::time::Instant::now() + Duration::from_secs(20);
+    while pair.return_lost().await.unwrap() == 0 {
+        assert!(
+            std::time::Instant::now() < until,
+            "it is lost after {deliveries} deliveries"
+        );
+        while let Some(message) = get().await {
+            assert_eq!(message.data, body);
+            deliveries += 1;
+            let again = lapin::options::BasicRejectOptions { requeue: true };
+            channel.basic_reject(message.delivery_tag, again).await.unwrap();
+        }
+    }
+    assert!(
+        deliveries > 20,
+        "fewer than RabbitMQ 4 grants where nothing is said: {deliveries}"
+    );
+    let back = get().await.expect("it is there again");
+    assert_eq!(back.data, body);
+    assert!(!back.redelivered, "as a message of its own");
 }
