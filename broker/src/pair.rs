@@ -177,7 +177,7 @@ impl Backend for Shared {
     }
 
     fn push(&self, parcels: Vec<Parcel>) -> BoxFuture<'_, Vec<Pushed>> {
-        Box::pin(self.0.push_all(parcels))
+        Box::pin(self.0.push_all(parcels, false))
     }
 
     fn consume(&self, subscription: Subscription) -> BoxFuture<'_, Result<Consumer>> {

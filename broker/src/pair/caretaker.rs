@@ -94,15 +94,15 @@ impl Pair {
             let lost = self.queue.take(Side::Lost, STEP).await?;
             let last = lost.len() < STEP;
             returned += lost.len();
-            let messages = lost.iter().map(|arrival| Outgoing {
-                to: match self.opened(arrival) {
+            let messages = lost.iter().map(|arrival| {
+                let to = match self.opened(arrival) {
                     Some(parcel) => {
                         tracing::warn!(queue = %parcel.queue(), jobs = parcel.jobs().len(), "a copy had found no way; it is sent again");
                         Route::Work(parcel.queue().clone(), parcel.class())
                     }
                     None => Route::Side(Side::Unreadable, None),
-                },
-                body: arrival.body.clone(),
+                };
+                Outgoing::new(to, arrival.body.clone()).or_later()
             });
             self.move_on(messages.collect(), &lost).await?;
             if last {
@@ -128,10 +128,7 @@ impl Pair {
             for arrival in &copies {
                 let body = arrival.body.clone();
                 let Some(parcel) = self.opened(arrival) else {
-                    messages.push(Outgoing {
-                        to: Route::Side(Side::Unreadable, None),
-                        body,
-                    });
+                    messages.push(Outgoing::new(Route::Side(Side::Unreadable, None), body));
                     continue;
                 };
                 let age = arrival
@@ -148,7 +145,7 @@ impl Pair {
                     if self.records.one(change).await? == Reply::Confirmed(true) {
                         rebuilt.remembered += usize::from(known.is_none());
                         let to = Route::Side(Side::Dead, Some(left));
-                        messages.push(Outgoing { to, body });
+                        messages.push(Outgoing::new(to, body));
                     }
                 }
             }

@@ -108,7 +108,7 @@ impl Pair {
     }
 
     pub(super) async fn publish_one(&self, to: Route, body: Bytes) -> Result<()> {
-        match self.queue.publish(vec![Outgoing { to, body }]).await.pop() {
+        match self.queue.publish(vec![Outgoing::new(to, body)]).await.pop() {
             Some(Pushed::Accepted) => Ok(()),
             Some(Pushed::Rejected(why) | Pushed::Unknown(why)) => Err(Error::unreachable(&self.queue.place(), why)),
             None => Err(Error::Closed),

@@ -89,7 +89,8 @@ impl Notes {
 }
 
 impl Pair {
-    pub(super) async fn push_all(&self, parcels: Vec<Parcel>) -> Vec<Pushed> {
+    /// `or_later`: what a full queue refuses goes by the ladder, for who cannot keep it.
+    pub(super) async fn push_all(&self, parcels: Vec<Parcel>, or_later: bool) -> Vec<Pushed> {
         let now = self.store.now();
         let (mut answers, mut sent, mut messages) = (Vec::new(), Vec::new(), Vec::new());
         for (at, parcel) in parcels.iter().enumerate() {
@@ -105,7 +106,8 @@ impl Pair {
             let wait = parcel.due().map(|due| due.since(now)).unwrap_or_default();
             let to = self.route(&parcel.jobs()[0], wait, false);
             sent.push((at, body.clone(), matches!(to, Route::Later(..))));
-            messages.push(Outgoing { to, body });
+            let message = Outgoing::new(to, body);
+            messages.push(if or_later { message.or_later() } else { message });
         }
         crash::point("push.before");
         let answered = self.queue.publish(messages).await;

@@ -41,6 +41,28 @@ pub(crate) struct Outgoing {
     pub(crate) to: Route,
     /// The parcel.
     pub(crate) body: Bytes,
+    /// Where its queue is full, the ladder carries it for some seconds. What a worker must get rid of goes so: the
+    /// slots that would empty the queue wait for it.
+    or_later: bool,
+}
+
+impl Outgoing {
+    /// A message that its queue may refuse.
+    pub(crate) fn new(to: Route, body: Bytes) -> Self {
+        let or_later = false;
+        Self { to, body, or_later }
+    }
+
+    /// The same, that a worker must get rid of.
+    pub(crate) fn or_later(self) -> Self {
+        let or_later = true;
+        Self { or_later, ..self }
+    }
+
+    /// Whether the ladder may carry it when its queue is full.
+    pub(crate) fn goes_later(&self) -> bool {
+        self.or_later && matches!(self.to, Route::Work(..))
+    }
 }
 
 /// Where a message goes.

@@ -174,7 +174,7 @@ impl Pair {
         if parcels.is_empty() {
             return Ok(());
         }
-        for (at, pushed) in parents.into_iter().zip(self.push_all(parcels).await) {
+        for (at, pushed) in parents.into_iter().zip(self.push_all(parcels, true).await) {
             self.note_unpublished(&pushed, &[at], settled);
         }
         Ok(())
@@ -283,7 +283,7 @@ impl Pair {
             bodies.extend(message.places.iter().map(|at| (*at, body.clone())));
             places.push(message.places);
             let to = message.route;
-            messages.push(Outgoing { to, body });
+            messages.push(Outgoing::new(to, body).or_later());
         }
         let published = if planted(Bug::ReleaseWithoutConfirm) {
             let (queue, accepted) = (self.queue.clone(), vec![Pushed::Accepted; messages.len()]);

@@ -267,7 +267,7 @@ async fn what_was_delivered_too_often_goes_to_its_queue_again() {
     let pair = Pair::new(queue, store, io);
     let parcel = Parcel::of(copy(0));
     let body = parcel.encode();
-    assert_eq!(pair.push_all(vec![parcel]).await, [Pushed::Accepted]);
+    assert_eq!(pair.push_all(vec![parcel], false).await, [Pushed::Accepted]);
 
     let connection = lapin::Connection::connect(&url, lapin::ConnectionProperties::default());
     let channel = connection.await.unwrap().create_channel().await.unwrap();

@@ -44,6 +44,8 @@ const OVERHEAD: usize = 256;
 const ROUNDS: u8 = 3;
 /// The pause before what was refused goes out again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(200);
+/// How long the ladder carries what a full queue refused.
+const DETOUR: Duration = Duration::from_secs(4);
 /// What a refusal means.
 const FULL: &str = "RabbitMQ refused it: the queue is full (a length limit set by a policy), or not available";
 /// The header that says when a message was published, in microseconds.
@@ -74,6 +76,14 @@ impl Item {
             .stage
             .compare_exchange(WAITING, SENT, Ordering::SeqCst, Ordering::SeqCst);
         claimed.map_or_else(|now| now == SENT, |_| true) && !self.answer.is_closed()
+    }
+
+    /// Its queue is full: the ladder takes it.
+    fn later(mut self) -> Self {
+        if let Route::Work(queue, class) = self.message.to {
+            self.message.to = Route::Later(queue, class, DETOUR, true);
+        }
+        self
     }
 
     fn accept(self) {
@@ -318,6 +328,9 @@ impl Publisher {
         for (item, outcome) in window.into_iter().zip(outcomes) {
             match outcome {
                 Ok(Confirmation::Ack(None)) if !returned => item.accept(),
+                Ok(Confirmation::Nack(None)) if !returned && item.message.goes_later() => {
+                    self.window.push(item.later());
+                }
                 Ok(Confirmation::Nack(None)) if !returned && last => item.refuse(FULL.into()),
                 Ok(Confirmation::Nack(None)) if !returned => self.window.push(item),
                 Ok(_) => self.window.push(Item { in_doubt: true, ..item }),

@@ -53,17 +53,14 @@ fn mail() -> QueueName {
 
 fn work(number: usize) -> Outgoing {
     let class = Class::ALL[number % 3];
-    Outgoing {
-        to: Route::Work(mail(), class),
-        body: number.to_string().into(),
-    }
+    Outgoing::new(Route::Work(mail(), class), number.to_string().into())
 }
 
 fn later(wait: Duration, coarse: bool, body: &'static str) -> Outgoing {
-    Outgoing {
-        to: Route::Later(mail(), Class::Normal, wait, coarse),
-        body: Bytes::from_static(body.as_bytes()),
-    }
+    Outgoing::new(
+        Route::Later(mail(), Class::Normal, wait, coarse),
+        Bytes::from_static(body.as_bytes()),
+    )
 }
 
 async fn publish(queue: &RabbitMq, messages: Vec<Outgoing>) {
@@ -422,6 +419,40 @@ async fn held_delivers_nothing_and_open_goes_on() {
     depth(&queue, 0).await;
 }
 
+/// A worker whose slots wait until it has got rid of something can never empty a queue that is too full to take
+/// it.
+#[tokio::test]
+async fn what_a_full_queue_refuses_goes_by_the_ladder_when_it_must() {
+    let place = Place::new();
+    let queue = place.open(&server());
+    publish(&queue, vec![work(1)]).await;
+    let pattern = format!("^{}$", place.names.work(&mail(), Class::ALL[1]).replace('.', "\\."));
+    let policy = [
+        "set_policy",
+        "full-mail",
+        &pattern,
+        r#"{"max-length":1}"#,
+        "--apply-to",
+        "queues",
+    ];
+    let rabbit = &millhand_servers::shared().rabbit;
+    rabbit.ctl(&policy);
+    // RabbitMQ applies a policy a little later, and one message may still get in.
+    let refused = loop {
+        match queue.publish(vec![work(1)]).await.remove(0) {
+            Pushed::Accepted => {}
+            Pushed::Rejected(why) => break why,
+            Pushed::Unknown(why) => panic!("{why}"),
+        }
+    };
+    assert!(refused.contains("full"), "{refused}");
+    let must = Outgoing::new(Route::Work(mail(), Class::ALL[1]), Bytes::from_static(b"must")).or_later();
+    publish(&queue, vec![must]).await;
+    rabbit.ctl(&["clear_policy", "full-mail"]);
+    let mut arrivals = queue.consume(subscription(10), false).await.unwrap();
+    while message(&mut arrivals).await.body != "must" {}
+}
+
 #[tokio::test]
 async fn what_a_worker_that_leaves_holds_goes_back() {
     let queue = Place::new().open(&server());
@@ -441,10 +472,8 @@ async fn what_a_worker_that_leaves_holds_goes_back() {
 #[tokio::test]
 async fn side_queues_give_what_is_taken_until_it_is_acknowledged() {
     let queue = Place::new().open(&server());
-    let aside = |body: &'static str, keep| Outgoing {
-        to: Route::Side(Side::Dead, keep),
-        body: Bytes::from_static(body.as_bytes()),
-    };
+    let aside =
+        |body: &'static str, keep| Outgoing::new(Route::Side(Side::Dead, keep), Bytes::from_static(body.as_bytes()));
     publish(
         &queue,
         vec![
