@@ -11,6 +11,7 @@ mod process;
 mod scenario;
 mod scenarios;
 mod scene;
+mod table;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -27,7 +28,7 @@ use crate::place::Place;
 use crate::process::Setup;
 use crate::scenario::{Options, Scenario};
 
-const USAGE: &str = "millhand-faults list | run NAME… [OPTIONS] | all [OPTIONS]
+const USAGE: &str = "millhand-faults list | run NAME… [OPTIONS] | all [OPTIONS] | table
 
 Starts RabbitMQ and Redis of its own on the loopback, does harm to them and to
 workers of its own, and judges what became of the jobs by files that no fault
@@ -36,6 +37,7 @@ touches. One line of JSON for each run; the exit code is 1 when one failed.
   list         the scenarios, and the crash points
   run NAME…    these scenarios
   all          all of them
+  table        lines of runs, from the standard input, as a table for a page
   --seed N     what is drawn follows from it; a run prints its own
   --short      a part of each, for every day
   --seconds S  how long a load lasts, or a freeze, where it is no number of jobs
@@ -71,6 +73,10 @@ fn main() -> Result<ExitCode> {
         }
         ["list"] => {
             scenarios::list();
+            Ok(ExitCode::SUCCESS)
+        }
+        ["table"] => {
+            print!("{}", table::table(&std::io::read_to_string(std::io::stdin())?)?);
             Ok(ExitCode::SUCCESS)
         }
         ["run" | "all", ..] => runtime.block_on(run(&words)),
