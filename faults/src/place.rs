@@ -25,6 +25,8 @@ pub(crate) fn servers_with(rabbit: &[(&str, &str)], redis: &[&str]) -> Arc<Serve
         rabbit: Rabbit::with(rabbit),
         redis: redis_like(redis),
     };
+    // Clients may log in a moment before this is done.
+    servers.rabbit.ctl(&["await_startup"]);
     servers.rabbit.ctl(&["add_user", USER, PASSWORD]);
     servers
         .rabbit
