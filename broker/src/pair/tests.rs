@@ -21,6 +21,7 @@ use crate::backend::{Acted, Control, Pushed};
 use crate::io::Io;
 use crate::rabbitmq::RabbitMq;
 use crate::redis::Redis;
+use crate::url::Server as At;
 use crate::view::WorkerBeat;
 
 /// A process's door to the records of a store.
@@ -32,7 +33,7 @@ struct Side {
 impl Side {
     fn of(server: &Server) -> Self {
         let io = Io::start("tests").unwrap();
-        let store: Arc<dyn Store> = Redis::new(&server.url(), server.url(), "tests", 1, io.clone()).unwrap();
+        let store: Arc<dyn Store> = Redis::new(&At::of(&server.url()), "tests", 1, io.clone()).unwrap();
         let records = Records::new(&store, &Arc::<Trust>::default(), &io);
         Self { store, records }
     }
@@ -235,9 +236,9 @@ async fn what_was_parked_when_its_queue_was_purged_ends_where_it_is_met() {
 async fn pauses_outlive_a_store_that_starts_empty() {
     let server = Server::start();
     let io = Io::start("tests").unwrap();
-    let store = Redis::new(&server.url(), server.url(), "tests", 1, io.clone()).unwrap();
+    let store = Redis::new(&At::of(&server.url()), "tests", 1, io.clone()).unwrap();
     let nowhere = "amqp://127.0.0.1:1";
-    let queue = RabbitMq::new(nowhere, nowhere.into(), "tests", io.clone()).unwrap();
+    let queue = RabbitMq::new(&At::of(nowhere), "tests", io.clone()).unwrap();
     let pair = Pair::new(queue, store, io);
     pair.hear().await.unwrap();
     let queue = QueueName::new("q").unwrap();
