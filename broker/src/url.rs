@@ -90,7 +90,7 @@ pub(crate) struct Server {
 }
 
 /// What may be wrong with a password in a URL, in an error.
-pub(crate) const ESCAPES: &str = "in a password, @ is written %40, / %2F and % %25";
+pub(crate) const ESCAPES: &str = "in a password, @ is written %40, / %2F, ? %3F, # %23 and % %25";
 
 /// The parameters that Millhand takes off before the client libraries see the URL.
 const OWN: &[&str] = &["ns", "shards", "ca", "cert", "key"];
@@ -180,10 +180,12 @@ fn path(name: &str, value: &str) -> std::result::Result<PathBuf, String> {
     Ok(text.as_ref().into())
 }
 
-/// What may be shown of a URL: it may carry a password, so of one with an authority the scheme.
+/// What may be shown of a URL: it may carry a password, so of one with an authority the scheme, and
+/// nothing of one that is written wrong.
 fn shown(text: &str) -> String {
     match text.split_once("://") {
         Some((scheme, _)) => format!("{}://…", scheme.chars().take(20).collect::<String>()),
+        None if text.contains('@') => "…".into(),
         None => text.chars().take(200).collect(),
     }
 }
@@ -254,6 +256,14 @@ impl BackendUrl {
         for (server, of_store) in [(&mut at_broker, false), (&mut at_store, true)] {
             if server.place.ends_with("://") {
                 return Err(wrong(of_store, "it names no host".into()));
+            }
+            // What stands before it may be the rest of a password, and would be shown as something else.
+            let after = |url: &str| {
+                url.split_once("://")
+                    .and_then(|(_, rest)| rest.split_once(['/', '?', '#']).map(|(_, after)| after.contains('@')))
+            };
+            if after(if of_store { store } else { broker }) == Some(true) {
+                return Err(wrong(of_store, format!("an @ stands after its host; {ESCAPES}")));
             }
             let known = if of_store { OF_STORE } else { OF_BROKER };
             if let Some(name) = server.names.iter().find(|name| !known.contains(&name.as_str())) {
@@ -421,6 +431,13 @@ mod tests {
             ("http://u:canary@a", "redis://b", false),
             ("amqp://u:canary@a?shards=4", "redis://b", false),
             ("amqp://u:canary@a", "redis://b?shard=64", true),
+            ("amqp://u:1/canary@a", "redis://b", false),
+            ("amqp://u:1?canary@a", "redis://b", false),
+            ("amqp://u:1#canary@a", "redis://b", false),
+            ("amqp://a", "redis://u:1?canary@b", true),
+            ("amqp:u:canary@a", "redis://b", false),
+            ("u:canary@a", "redis://b", false),
+            ("amqp://a", "//u:canary@b", true),
             ("amqp://u:canary@a:abc", "redis://b", false),
             ("amqp://u:canary@a", "redis://u:canary@b:abc", true),
         ] {
