@@ -48,7 +48,7 @@ pub enum BackendUrl {
     /// In one file.
     Sqlite(PathBuf),
     /// RabbitMQ carries, Redis remembers.
-    Pair(PairUrl),
+    Pair(Box<PairUrl>),
 }
 
 /// Two servers and a namespace on them.
@@ -289,12 +289,12 @@ impl BackendUrl {
         let shards = at_store.own("shards").unwrap_or("1");
         let shards = shards.parse().ok().filter(|n| (1..=1024).contains(n));
         let shards = shards.ok_or_else(|| wrong(true, "shards is a number from 1 to 1024".into()))?;
-        Ok(Self::Pair(PairUrl {
+        Ok(Self::Pair(Box::new(PairUrl {
             broker: at_broker,
             store: at_store,
             namespace,
             shards,
-        }))
+        })))
     }
 }
 
@@ -338,12 +338,13 @@ pub fn open(url: &BackendUrl) -> Result<Arc<dyn Backend>> {
     Ok(match url {
         BackendUrl::Memory => Memory::open()?,
         BackendUrl::Sqlite(path) => Sqlite::open(path)?,
-        BackendUrl::Pair(PairUrl {
-            broker,
-            store,
-            namespace,
-            shards,
-        }) => {
+        BackendUrl::Pair(url) => {
+            let PairUrl {
+                broker,
+                store,
+                namespace,
+                shards,
+            } = &**url;
             // One thread for both: what is written of a job goes from one to the other.
             let io = Io::start("millhand-io")?;
             let queue = RabbitMq::new(broker, namespace.as_str(), io.clone())?;
