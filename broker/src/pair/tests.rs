@@ -262,9 +262,9 @@ async fn pauses_outlive_a_store_that_starts_empty() {
 async fn what_was_delivered_too_often_goes_to_its_queue_again() {
     let servers = millhand_servers::shared();
     let io = Io::start("tests").unwrap();
-    let store = Redis::new(&servers.redis.url(), servers.redis.url(), "often", 1, io.clone()).unwrap();
+    let store = Redis::new(&At::of(&servers.redis.url()), "often", 1, io.clone()).unwrap();
     let url = servers.rabbit.url();
-    let queue = RabbitMq::new(&url, url.clone(), "often", io.clone()).unwrap();
+    let queue = RabbitMq::new(&At::of(&url), "often", io.clone()).unwrap();
     let pair = Pair::new(queue, store, io);
     let parcel = Parcel::of(copy(0));
     let body = parcel.encode();
