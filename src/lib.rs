@@ -68,7 +68,8 @@ pub fn memory() -> millhand_broker::Result<Arc<dyn Backend>> {
 }
 
 /// RabbitMQ and Redis as one back end: the first carries jobs, the second remembers them. They are
-/// connected to at the first use.
+/// connected to at the first use, over TLS where the URLs begin with `amqps://` and `rediss://`
+/// (`?ca=FILE`, `?cert=FILE&key=FILE`).
 ///
 /// # Errors
 /// When a URL cannot be used, or the two do not fit together.

@@ -1,7 +1,7 @@
 //! What handlers say: into the job's log when the attempt has ended, and as progress while it runs.
 #![allow(missing_docs, clippy::unwrap_used, clippy::needless_pass_by_value)]
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millhand::{Client, Context, Failure, LogSource, Progress, Task, Worker};
@@ -89,4 +89,51 @@ async fn progress_is_seen_while_the_job_runs() {
     let view = client.get(id).await.unwrap().unwrap();
     assert_eq!(client.progress(&view).await.unwrap(), None, "it has ended");
     assert_eq!(client.log(id).await.unwrap(), None, "progress is no log");
+}
+
+/// Another program's idea of the task `whisper`.
+#[derive(Serialize, Deserialize)]
+struct Shout(String);
+
+impl Task for Shout {
+    const NAME: &'static str = Whisper::NAME;
+    type Output = ();
+}
+
+/// What is logged anywhere in this process.
+#[derive(Clone, Default)]
+struct Logged(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Logged {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn arguments_that_do_not_fit_are_told_in_the_record_and_not_logged() {
+    let logged = Logged::default();
+    let writer = logged.clone();
+    tracing_subscriber::fmt()
+        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+        .with_writer(move || writer.clone())
+        .init();
+    let backend = millhand::memory().unwrap();
+    let client = Client::new(Arc::clone(&backend));
+    let id = client.enqueue(Shout("canary".into())).await.unwrap().id();
+    let worker = Worker::new(backend).on_async(|_: Whisper, _: Context| async { Ok(()) });
+    worker.run_until_idle().await.unwrap();
+    let told = client.handle::<Shout>(id).wait(Duration::from_secs(60)).await.unwrap();
+    assert!(told.unwrap_err().to_string().contains("canary"));
+    let logged = String::from_utf8(logged.0.lock().unwrap().clone()).unwrap();
+    let line = logged
+        .lines()
+        .find(|line| line.contains("the job is dead") && line.contains(&id.to_string()));
+    assert!(line.unwrap().contains("bad_arguments"), "{logged}");
+    assert!(!logged.contains("canary"), "{logged}");
 }

@@ -21,6 +21,7 @@ mod pair;
 mod rabbitmq;
 mod redis;
 pub mod sqlite;
+mod tls;
 mod url;
 mod view;
 

@@ -9,6 +9,7 @@ mod consume;
 mod link;
 mod names;
 mod publish;
+mod secure;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -29,7 +30,8 @@ use crate::backend::{BoxFuture, DeliveryId, Pushed, Subscription};
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::pair::queue::{Arrival, Arrivals, Outgoing, Queue, Side};
-use crate::url::ESCAPES;
+use crate::tls::Tls;
+use crate::url::{ESCAPES, Server};
 
 /// A RabbitMQ server, in one namespace.
 #[derive(Debug)]
@@ -43,23 +45,27 @@ pub(crate) struct RabbitMq {
 }
 
 impl RabbitMq {
-    /// `url` is taken apart, nothing is connected; that happens on `io`.
-    pub(crate) fn new(url: &str, place: String, namespace: &str, io: Io) -> Result<Arc<Self>> {
-        let uri = parse(url).map_err(|problem| Error::unusable(&place, problem))?;
+    /// The URL is taken apart, nothing is connected; that happens on `io`.
+    pub(crate) fn new(server: &Server, namespace: &str, io: Io) -> Result<Arc<Self>> {
+        let Server { url, place, tls, .. } = server;
+        let unusable = |problem| Error::unusable(place, problem);
+        let uri = parse(url).map_err(unusable)?;
+        tls.as_ref().map_or(Ok(()), Tls::check).map_err(unusable)?;
         let names = Names::new(namespace);
         let acks = Arc::<Acks>::default();
-        let link = Link::start(&place, "consumes", &uri, &io);
+        let link = |name| Link::start(place, name, &uri, tls.as_ref(), &io);
+        let (publishes, consumes) = (link("publishes"), link("consumes"));
         let admin = Admin {
-            link: Arc::clone(&link),
+            link: Arc::clone(&consumes),
             names: names.clone(),
             acks: Arc::clone(&acks),
         };
         Ok(Arc::new(Self {
-            outbox: Outbox::start(Link::start(&place, "publishes", &uri, &io), &names, &io),
-            consuming: Consuming::new(link, names, Arc::clone(&acks)),
+            outbox: Outbox::start(publishes, &names, &io),
+            consuming: Consuming::new(consumes, names, Arc::clone(&acks)),
             admin: Arc::new(admin),
             acks,
-            place,
+            place: place.clone(),
             io,
         }))
     }

@@ -20,7 +20,8 @@ use crate::backend::{BoxFuture, Mail};
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::pair::store::{Effect, Epoch, Expected, Found, Key, Read, Store, Swap, Swapped};
-use crate::url::ESCAPES;
+use crate::tls::Tls;
+use crate::url::{ESCAPES, Server};
 
 /// Bytes of one script call, unless a single swap has more.
 const CALL_BYTES: usize = 1 << 20;
@@ -32,11 +33,13 @@ pub(crate) struct Redis {
 }
 
 impl Redis {
-    /// `url` is taken apart, nothing is connected; that happens on `io`.
-    pub(crate) fn new(url: &str, place: String, namespace: &str, shards: u16, io: Io) -> Result<Arc<Self>> {
-        let info = parse(url).map_err(|problem| Error::unusable(&place, problem))?;
+    /// The URL is taken apart, nothing is connected; that happens on `io`.
+    pub(crate) fn new(server: &Server, namespace: &str, shards: u16, io: Io) -> Result<Arc<Self>> {
+        let unusable = |problem| Error::unusable(&server.place, problem);
+        let info = parse(&server.url).map_err(unusable)?;
+        server.tls.as_ref().map_or(Ok(()), Tls::check).map_err(unusable)?;
         let names = Names::new(namespace, shards);
-        let link = Link::new(place, info, names, include_str!("redis/swap.lua"), io)?;
+        let link = Link::new(server, info, names, include_str!("redis/swap.lua"), io)?;
         Ok(Arc::new(Self { link }))
     }
 
@@ -217,7 +220,9 @@ impl Redis {
 
 /// Takes a URL apart.
 pub(crate) fn parse(url: &str) -> std::result::Result<ConnectionInfo, String> {
-    let info = IntoConnectionInfo::into_connection_info(url);
+    // redis is built without TLS and does not know the scheme; see `crate::tls`.
+    let plain = url.replacen("rediss://", "redis://", 1);
+    let info = IntoConnectionInfo::into_connection_info(plain);
     info.map_err(|_| format!("it is no redis://USER:PASSWORD@HOST:PORT/DB; {ESCAPES}"))
 }
 

@@ -1,4 +1,5 @@
-//! Back ends by name: `sqlite:millhand.db`, `memory:`, or `amqp://…` together with `redis://…`.
+//! Back ends by name: `sqlite:millhand.db`, `memory:`, or `amqp://…` together with `redis://…`; with
+//! TLS, `amqps://…` and `rediss://…`.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -14,6 +15,7 @@ use crate::pair::{self, Pair};
 use crate::rabbitmq::{self, RabbitMq};
 use crate::redis::{self, Redis};
 use crate::sqlite::Sqlite;
+use crate::tls::Tls;
 
 /// A URL that names no back end.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -46,7 +48,7 @@ pub enum BackendUrl {
     /// In one file.
     Sqlite(PathBuf),
     /// RabbitMQ carries, Redis remembers.
-    Pair(PairUrl),
+    Pair(Box<PairUrl>),
 }
 
 /// Two servers and a namespace on them.
@@ -77,20 +79,29 @@ impl fmt::Debug for PairUrl {
 
 /// A server's URL without what is Millhand's own, and what may be shown of it.
 #[derive(Clone, PartialEq, Eq)]
-struct Server {
-    url: String,
-    place: String,
+pub(crate) struct Server {
+    pub(crate) url: String,
+    pub(crate) place: String,
     own: Vec<(String, String)>,
     /// Of all its parameters.
     names: Vec<String>,
+    /// For `amqps://` and `rediss://`.
+    pub(crate) tls: Option<Tls>,
 }
 
 /// What may be wrong with a password in a URL, in an error.
-pub(crate) const ESCAPES: &str = "in a password, @ is written %40, / %2F and % %25";
+pub(crate) const ESCAPES: &str = "in a password, @ is written %40, / %2F, ? %3F, # %23 and % %25";
 
-/// The parameters of the broker's URL; all but the first are lapin's.
+/// The parameters that Millhand takes off before the client libraries see the URL.
+const OWN: &[&str] = &["ns", "shards", "ca", "cert", "key"];
+/// The parameters of TLS.
+const OF_TLS: &[&str] = &["ca", "cert", "key"];
+/// The parameters of the broker's URL; those from `heartbeat` on are lapin's.
 const OF_BROKER: &[&str] = &[
     "ns",
+    "ca",
+    "cert",
+    "key",
     "heartbeat",
     "connection_timeout",
     "channel_max",
@@ -98,18 +109,18 @@ const OF_BROKER: &[&str] = &[
     "auth_mechanism",
 ];
 /// The parameters of the store's URL.
-const OF_STORE: &[&str] = &["ns", "shards"];
+const OF_STORE: &[&str] = &["ns", "shards", "ca", "cert", "key"];
 
 impl Server {
-    /// Takes `?ns=` and `?shards=` off, which the client libraries do not know.
-    fn of(url: &str) -> Self {
+    /// Takes off what the client libraries do not know.
+    pub(crate) fn of(url: &str) -> Self {
         let (address, query) = url.split_once('?').unwrap_or((url, ""));
         let mut own = Vec::new();
         let (mut theirs, mut names) = (Vec::new(), Vec::new());
         for part in query.split('&').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
             names.push(name.to_owned());
-            if matches!(name, "ns" | "shards") {
+            if OWN.contains(&name) {
                 own.push((name.to_owned(), value.to_owned()));
             } else {
                 theirs.push(part);
@@ -124,7 +135,30 @@ impl Server {
             place: format!("{scheme}://{host}"),
             own,
             names,
+            tls: None,
         }
+    }
+
+    /// Reads what the URL says of TLS; `Some` where it asks for it.
+    fn tls(&self) -> std::result::Result<Option<Tls>, String> {
+        let scheme = scheme(&self.url);
+        if scheme == kind(&self.url) {
+            return match OF_TLS.iter().find(|name| self.own(name).is_some()) {
+                Some(name) => Err(format!("{name} is for TLS: the URL must begin with {scheme}s://")),
+                None => Ok(None),
+            };
+        }
+        if self.url.contains('#') {
+            return Err("nothing may follow a #; the server's certificate is always checked".into());
+        }
+        let file = |name| self.own(name).map(|value| path(name, value)).transpose();
+        let identity = match (file("cert")?, file("key")?) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            _ => return Err("cert and key name a certificate and its key: set both, or none".into()),
+        };
+        let ca = file("ca")?;
+        Ok(Some(Tls { ca, identity }))
     }
 
     fn own(&self, name: &str) -> Option<&str> {
@@ -135,16 +169,38 @@ impl Server {
     }
 }
 
-/// What may be shown of a URL: it may carry a password, so of one with an authority the scheme.
+/// A file's name as a parameter has it.
+fn path(name: &str, value: &str) -> std::result::Result<PathBuf, String> {
+    let text = percent_encoding::percent_decode_str(value)
+        .decode_utf8()
+        .map_err(|_| format!("{name}={value:?} is no UTF-8 text"))?;
+    if text.is_empty() || text.contains('\0') {
+        return Err(format!("{name}={value:?} names no file"));
+    }
+    Ok(text.as_ref().into())
+}
+
+/// What may be shown of a URL: it may carry a password, so of one with an authority the scheme, and
+/// nothing of one that is written wrong.
 fn shown(text: &str) -> String {
     match text.split_once("://") {
         Some((scheme, _)) => format!("{}://…", scheme.chars().take(20).collect::<String>()),
+        None if text.contains('@') => "…".into(),
         None => text.chars().take(200).collect(),
     }
 }
 
 fn scheme(text: &str) -> &str {
     text.split_once(':').map_or("", |(scheme, _)| scheme)
+}
+
+/// The scheme of the same server without TLS.
+fn kind(text: &str) -> &str {
+    match scheme(text) {
+        "amqps" => "amqp",
+        "rediss" => "redis",
+        other => other,
+    }
 }
 
 impl BackendUrl {
@@ -159,14 +215,11 @@ impl BackendUrl {
             problem: problem.to_owned(),
             of_store,
         };
-        let tls = "TLS is not supported by this version; use amqp:// and redis:// inside a private network";
-        match (scheme(broker), store.map(|store| (scheme(store), store))) {
-            ("amqps", _) => Err(wrong(broker, false, tls)),
-            (_, Some(("rediss", store))) => Err(wrong(store, true, tls)),
+        match (kind(broker), store.map(|store| (kind(store), store))) {
             ("amqp", Some(("redis", store))) => Self::pair(broker, store),
             ("amqp", None) => Err(wrong(broker, false, "RabbitMQ needs a store beside it: redis://HOST")),
             ("amqp", Some((_, store))) => Err(wrong(store, true, "the store beside RabbitMQ must be redis://HOST")),
-            ("redis" | "rediss", _) => Err(wrong(
+            ("redis", _) => Err(wrong(
                 broker,
                 false,
                 "Redis remembers, it does not carry: the broker must be amqp://HOST, and this its store",
@@ -194,15 +247,23 @@ impl BackendUrl {
     }
 
     fn pair(broker: &str, store: &str) -> std::result::Result<Self, UrlError> {
-        let (at_broker, at_store) = (Server::of(broker), Server::of(store));
+        let (mut at_broker, mut at_store) = (Server::of(broker), Server::of(store));
         let wrong = |of_store, problem: String| UrlError {
             shown: shown(if of_store { store } else { broker }),
             problem,
             of_store,
         };
-        for (server, of_store) in [(&at_broker, false), (&at_store, true)] {
+        for (server, of_store) in [(&mut at_broker, false), (&mut at_store, true)] {
             if server.place.ends_with("://") {
                 return Err(wrong(of_store, "it names no host".into()));
+            }
+            // What stands before it may be the rest of a password, and would be shown as something else.
+            let after = |url: &str| {
+                url.split_once("://")
+                    .and_then(|(_, rest)| rest.split_once(['/', '?', '#']).map(|(_, after)| after.contains('@')))
+            };
+            if after(if of_store { store } else { broker }) == Some(true) {
+                return Err(wrong(of_store, format!("an @ stands after its host; {ESCAPES}")));
             }
             let known = if of_store { OF_STORE } else { OF_BROKER };
             if let Some(name) = server.names.iter().find(|name| !known.contains(&name.as_str())) {
@@ -213,6 +274,7 @@ impl BackendUrl {
                     format!("there is no parameter {name:?}; there are {known}"),
                 ));
             }
+            server.tls = server.tls().map_err(|problem| wrong(of_store, problem))?;
         }
         rabbitmq::parse(&at_broker.url).map_err(|problem| wrong(false, problem))?;
         redis::parse(&at_store.url).map_err(|problem| wrong(true, problem))?;
@@ -227,12 +289,12 @@ impl BackendUrl {
         let shards = at_store.own("shards").unwrap_or("1");
         let shards = shards.parse().ok().filter(|n| (1..=1024).contains(n));
         let shards = shards.ok_or_else(|| wrong(true, "shards is a number from 1 to 1024".into()))?;
-        Ok(Self::Pair(PairUrl {
+        Ok(Self::Pair(Box::new(PairUrl {
             broker: at_broker,
             store: at_store,
             namespace,
             shards,
-        }))
+        })))
     }
 }
 
@@ -270,21 +332,23 @@ impl std::str::FromStr for BackendUrl {
 /// are used first.
 ///
 /// # Errors
-/// When the file cannot be opened, or holds something else; when a server's URL cannot be used.
+/// When the file cannot be opened, or holds something else; when a server's URL cannot be used, or
+/// the certificates that it names.
 pub fn open(url: &BackendUrl) -> Result<Arc<dyn Backend>> {
     Ok(match url {
         BackendUrl::Memory => Memory::open()?,
         BackendUrl::Sqlite(path) => Sqlite::open(path)?,
-        BackendUrl::Pair(PairUrl {
-            broker,
-            store,
-            namespace,
-            shards,
-        }) => {
+        BackendUrl::Pair(url) => {
+            let PairUrl {
+                broker,
+                store,
+                namespace,
+                shards,
+            } = &**url;
             // One thread for both: what is written of a job goes from one to the other.
             let io = Io::start("millhand-io")?;
-            let queue = RabbitMq::new(&broker.url, broker.place.clone(), namespace.as_str(), io.clone())?;
-            let store = Redis::new(&store.url, store.place.clone(), namespace.as_str(), *shards, io.clone())?;
+            let queue = RabbitMq::new(broker, namespace.as_str(), io.clone())?;
+            let store = Redis::new(store, namespace.as_str(), *shards, io.clone())?;
             Arc::new(pair::Shared(Pair::new(queue, store, io)))
         }
     })
@@ -292,6 +356,8 @@ pub fn open(url: &BackendUrl) -> Result<Arc<dyn Backend>> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]
@@ -311,6 +377,26 @@ mod tests {
         ] {
             assert!(bad.parse::<BackendUrl>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn what_a_url_says_of_tls_is_taken_off_it() {
+        let (broker, store) = (
+            "amqps://ana:canary@a/?ca=/a%20b.pem&heartbeat=5",
+            "rediss://:canary@b/1?cert=/c.pem&key=/c.key",
+        );
+        let Ok(BackendUrl::Pair(url)) = BackendUrl::of(broker, Some(store)) else {
+            panic!("two servers")
+        };
+        assert_eq!(url.broker.url, "amqps://ana:canary@a/?heartbeat=5");
+        assert_eq!(url.store.url, "rediss://:canary@b/1");
+        let (broker, store) = (url.broker.tls.clone().unwrap(), url.store.tls.clone().unwrap());
+        assert_eq!((broker.ca, broker.identity), (Some("/a b.pem".into()), None));
+        let identity = Some(("/c.pem".into(), "/c.key".into()));
+        assert_eq!((store.ca, store.identity), (None, identity));
+        assert_eq!(format!("{url:?}"), "amqps://a + rediss://b (main)");
+        let mixed = BackendUrl::of("amqp://a", Some("rediss://b"));
+        assert!(matches!(mixed, Ok(BackendUrl::Pair(url)) if url.broker.tls.is_none()));
     }
 
     #[test]
@@ -334,11 +420,25 @@ mod tests {
             ("sqlite:x.db", "redis://u:canary@b", true),
             ("sqlite:x.db", "sqlite:y.db", true),
             ("redis://u:canary@b", "redis://b", false),
-            ("amqps://u:canary@b", "redis://b", false),
+            ("amqp://u:canary@b?ca=/ca.pem", "redis://b", false),
+            ("amqps://u:canary@b?cert=/a.pem", "redis://b", false),
+            ("amqps://u:canary@b?ca=", "redis://b", false),
+            ("amqp://b", "rediss://u:canary@b?key=/a.key", true),
+            ("amqp://b", "rediss://u:canary@b#insecure", true),
+            ("amqp://b", "redis://u:canary@b?cert=/a.pem&key=/a.key", true),
+            ("rediss://u:canary@b", "redis://b", false),
+            ("sqlite:x.db", "rediss://u:canary@b", true),
             ("amqp://", "redis://b", false),
             ("http://u:canary@a", "redis://b", false),
             ("amqp://u:canary@a?shards=4", "redis://b", false),
             ("amqp://u:canary@a", "redis://b?shard=64", true),
+            ("amqp://u:1/canary@a", "redis://b", false),
+            ("amqp://u:1?canary@a", "redis://b", false),
+            ("amqp://u:1#canary@a", "redis://b", false),
+            ("amqp://a", "redis://u:1?canary@b", true),
+            ("amqp:u:canary@a", "redis://b", false),
+            ("u:canary@a", "redis://b", false),
+            ("amqp://a", "//u:canary@b", true),
             ("amqp://u:canary@a:abc", "redis://b", false),
             ("amqp://u:canary@a", "redis://u:canary@b:abc", true),
         ] {

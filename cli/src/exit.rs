@@ -57,6 +57,22 @@ impl From<Exit> for ExitCode {
     }
 }
 
+/// Text without passwords: of a word such as `amqp://USER:PASSWORD@HOST`, the scheme is left.
+pub(crate) fn without_secrets(text: &str) -> String {
+    let word = |word: &str| {
+        let start = word
+            .find("://")
+            .map(|at| at + 3)
+            .or_else(|| word.find(':').map(|at| at + 1));
+        let Some(start) = start.filter(|&start| word[start..].contains('@')) else {
+            return word.to_owned();
+        };
+        let end = word.trim_end_matches(|c: char| c.is_whitespace() || c == '\'').len();
+        format!("{}…{}", &word[..start], &word[end..])
+    };
+    text.split_inclusive(char::is_whitespace).map(word).collect()
+}
+
 /// Why a command ended early.
 #[derive(Debug)]
 pub(crate) struct Failure {

@@ -44,10 +44,17 @@ fn refuse(error: &clap::Error) -> ! {
         };
         json |= arg == "--json" || (arg.starts_with('-') && value.starts_with("json"));
     }
+    let text = error.to_string();
+    // It repeats what it does not understand: a URL may be that.
+    let shown = exit::without_secrets(&text);
     if json && error.use_stderr() {
-        let text = error.to_string();
+        let text = shown;
         let message = text.lines().next().unwrap_or_default().trim_start_matches("error: ");
         eprintln!("{}", Failure::usage(message).to_json());
+        std::process::exit(i32::from(Exit::Usage.code()));
+    }
+    if shown != text {
+        eprint!("{shown}");
         std::process::exit(i32::from(Exit::Usage.code()));
     }
     error.exit()

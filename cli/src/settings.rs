@@ -120,6 +120,16 @@ impl fmt::Display for SettingsError {
 
 impl std::error::Error for SettingsError {}
 
+/// What the parser says, without the line of the file that it shows, which may hold a password.
+fn without_source(said: &str) -> String {
+    let is_source = |line: &&str| {
+        line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ')
+            .starts_with('|')
+    };
+    let lines: Vec<&str> = said.trim_end().lines().filter(|line| !is_source(line)).collect();
+    lines.join(": ")
+}
+
 impl Settings {
     /// Reads the settings of this process.
     pub(crate) fn load(flags: &Flags) -> Result<Self, SettingsError> {
@@ -173,7 +183,7 @@ impl Settings {
         let merged = builder
             .build()
             .and_then(|config| config.collect())
-            .map_err(|e| SettingsError::one(format!("{named}: {}", e.to_string().trim_end())))?;
+            .map_err(|e| SettingsError::one(format!("{named}: {}", without_source(&e.to_string()))))?;
         let mut reader = Reader {
             origins,
             problems: Vec::new(),

@@ -91,7 +91,8 @@ impl Client {
     }
 
     /// A client of a fleet: RabbitMQ carries its jobs, Redis remembers them. A name in `?ns=` of the
-    /// URLs keeps fleets on the same servers apart. The servers are connected to at the first use.
+    /// URLs keeps fleets on the same servers apart. The servers are connected to at the first use,
+    /// over TLS where the URLs begin with `amqps://` and `rediss://` (`?ca=FILE`, `?cert=FILE&key=FILE`).
     ///
     /// ```no_run
     /// # async fn example() -> Result<(), millhand_client::ConnectError> {

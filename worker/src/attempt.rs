@@ -10,7 +10,7 @@ use millhand_proto::{Codec, Leaving, Outcome, Receipt, Successor, Tally, Timesta
 use crate::crew::{Crew, Slot};
 use crate::executors::Run;
 use crate::log::JobLog;
-use crate::registry::Executor;
+use crate::registry::{BAD_ARGUMENTS, Executor};
 use crate::room::Waiting;
 use crate::stop::Stop;
 use crate::tally::Counted;
@@ -188,7 +188,8 @@ fn tell(job: &Waiting, verdict: &Verdict) {
             note,
             ..
         } => {
-            let error = note.as_ref().and_then(|n| n.error.as_ref());
+            let told = reason.as_deref() != Some(BAD_ARGUMENTS);
+            let error = note.as_ref().and_then(|n| n.error.as_ref()).filter(|_| told);
             let error = error.map(|e| telling_line(e.as_str()));
             match successor.why {
                 Leaving::Death => {

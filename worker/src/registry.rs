@@ -277,11 +277,15 @@ fn decode<T: Task>(args: &Payload) -> Result<T, Outcome> {
     args.decode().map_err(|error| bad_arguments(T::NAME, &error))
 }
 
+/// Why a job is dead whose arguments its task cannot take. What the decoder says of them may hold a
+/// part of them: it belongs into the record, not into a log.
+pub(crate) const BAD_ARGUMENTS: &str = "bad_arguments";
+
 /// The end of a job whose arguments its task cannot take: no other attempt will mend that.
 pub(crate) fn bad_arguments(task: &str, error: &dyn std::error::Error) -> Outcome {
     let error = ErrorText::new(format!("the arguments do not fit task {task}: {}", with_sources(error)));
     Outcome::Fatal {
-        reason: "bad_arguments".to_owned(),
+        reason: BAD_ARGUMENTS.to_owned(),
         error,
     }
 }

@@ -21,6 +21,7 @@ use crate::backend::{Acted, Control, Pushed};
 use crate::io::Io;
 use crate::rabbitmq::RabbitMq;
 use crate::redis::Redis;
+use crate::url::Server as At;
 use crate::view::WorkerBeat;
 
 /// A process's door to the records of a store.
@@ -32,7 +33,7 @@ struct Side {
 impl Side {
     fn of(server: &Server) -> Self {
         let io = Io::start("tests").unwrap();
-        let store: Arc<dyn Store> = Redis::new(&server.url(), server.url(), "tests", 1, io.clone()).unwrap();
+        let store: Arc<dyn Store> = Redis::new(&At::of(&server.url()), "tests", 1, io.clone()).unwrap();
         let records = Records::new(&store, &Arc::<Trust>::default(), &io);
         Self { store, records }
     }
@@ -235,9 +236,9 @@ async fn what_was_parked_when_its_queue_was_purged_ends_where_it_is_met() {
 async fn pauses_outlive_a_store_that_starts_empty() {
     let server = Server::start();
     let io = Io::start("tests").unwrap();
-    let store = Redis::new(&server.url(), server.url(), "tests", 1, io.clone()).unwrap();
+    let store = Redis::new(&At::of(&server.url()), "tests", 1, io.clone()).unwrap();
     let nowhere = "amqp://127.0.0.1:1";
-    let queue = RabbitMq::new(nowhere, nowhere.into(), "tests", io.clone()).unwrap();
+    let queue = RabbitMq::new(&At::of(nowhere), "tests", io.clone()).unwrap();
     let pair = Pair::new(queue, store, io);
     pair.hear().await.unwrap();
     let queue = QueueName::new("q").unwrap();
@@ -261,9 +262,9 @@ async fn pauses_outlive_a_store_that_starts_empty() {
 async fn what_was_delivered_too_often_goes_to_its_queue_again() {
     let servers = millhand_servers::shared();
     let io = Io::start("tests").unwrap();
-    let store = Redis::new(&servers.redis.url(), servers.redis.url(), "often", 1, io.clone()).unwrap();
+    let store = Redis::new(&At::of(&servers.redis.url()), "often", 1, io.clone()).unwrap();
     let url = servers.rabbit.url();
-    let queue = RabbitMq::new(&url, url.clone(), "often", io.clone()).unwrap();
+    let queue = RabbitMq::new(&At::of(&url), "often", io.clone()).unwrap();
     let pair = Pair::new(queue, store, io);
     let parcel = Parcel::of(copy(0));
     let body = parcel.encode();

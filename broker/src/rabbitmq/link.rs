@@ -7,14 +7,16 @@ use std::time::{Duration, Instant};
 use futures_util::StreamExt;
 use lapin::options::ConfirmSelectOptions;
 use lapin::uri::AMQPUri;
-use lapin::{Channel, Connection, ConnectionProperties, Event};
+use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
+use super::secure;
 use super::topology::Topology;
 use super::trouble::Trouble;
 use crate::error::{Error, Result};
 use crate::io::{Io, jitter};
+use crate::tls::{self, Tls};
 
 /// How long the making of a connection may take.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -130,6 +132,7 @@ pub(super) struct Link {
     /// What it is for, as RabbitMQ shows it.
     name: &'static str,
     uri: AMQPUri,
+    tls: Option<Tls>,
     state: watch::Sender<State>,
     asked: Notify,
 }
@@ -145,13 +148,14 @@ impl std::fmt::Debug for Link {
 
 impl Link {
     /// Nothing is connected yet.
-    pub(super) fn start(place: &str, name: &'static str, uri: &AMQPUri, io: &Io) -> Arc<Self> {
+    pub(super) fn start(place: &str, name: &'static str, uri: &AMQPUri, tls: Option<&Tls>, io: &Io) -> Arc<Self> {
         let mut uri = uri.clone();
         uri.query.heartbeat.get_or_insert(HEARTBEAT);
         let link = Arc::new(Self {
             place: place.into(),
             name,
             uri,
+            tls: tls.cloned(),
             state: watch::Sender::default(),
             asked: Notify::new(),
         });
@@ -238,9 +242,12 @@ impl Link {
     async fn connect(&self) -> std::result::Result<Arc<Wire>, Trouble> {
         // lapin's own recovery stays off: it leaves channels behind that were closed by an error.
         let properties = ConnectionProperties::default().with_connection_name(format!("millhand {}", self.name).into());
-        let connection = Connection::connect_uri(self.uri.clone(), properties)
-            .await
-            .map_err(|error| Trouble::of(&error))?;
+        let uri = self.uri.clone();
+        let connection = match &self.tls {
+            None => Connection::connect_uri(uri, properties).await,
+            Some(tls) => secure::connect(uri, tls.clone(), properties).await,
+        };
+        let connection = connection.map_err(|error| self.not_connected(&error))?;
         Ok(Arc::new(Wire {
             connection,
             place: Arc::clone(&self.place),
@@ -248,6 +255,23 @@ impl Link {
             topology: Topology::default(),
             dropped: watch::Sender::default(),
         }))
+    }
+}
+
+impl Link {
+    /// Why there is no connection.
+    fn not_connected(&self, error: &lapin::Error) -> Trouble {
+        let mut trouble = Trouble::of(error);
+        match (error.kind(), &self.tls) {
+            (ErrorKind::ParsingError(_), None) => {
+                trouble.text = "it does not speak AMQP at this port; if it speaks TLS, use amqps://".into();
+            }
+            (ErrorKind::IOError(error), Some(tls)) if tls::is_ended(error) => {
+                trouble.text = format!("{}: {}", trouble.text, tls.hint());
+            }
+            _ => {}
+        }
+        trouble
     }
 }
 

@@ -43,7 +43,7 @@ impl Place {
     }
 
     fn open(&self, url: &str) -> Arc<RabbitMq> {
-        RabbitMq::new(url, "amqp://test".into(), &self.namespace, Io::start("tests").unwrap()).unwrap()
+        RabbitMq::new(&Server::of(url), &self.namespace, Io::start("tests").unwrap()).unwrap()
     }
 }
 

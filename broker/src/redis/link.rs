@@ -9,8 +9,13 @@ use bytes::Bytes;
 use millhand_proto::Timestamp;
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
-use redis::{AsyncConnectionConfig, Client, ConnectionInfo, FromRedisValue, PushInfo, PushKind, Script, Value, cmd};
+use redis::{
+    AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, FromRedisValue, PushInfo, PushKind, Script, Value,
+    cmd,
+};
 use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::keys::Names;
 use super::mail::Mailboxes;
@@ -18,6 +23,8 @@ use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::pair::store::Epoch;
+use crate::tls::Tls;
+use crate::url::Server;
 
 /// How long the making of a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -34,6 +41,8 @@ const DATA_VERSION: i64 = 1;
 #[derive(Clone)]
 pub(super) struct Wire {
     pub(super) connection: MultiplexedConnection,
+    /// Ends with the last of these, as redis does it for connections that it makes.
+    _driver: Option<Arc<AbortOnDropHandle<()>>>,
     number: u64,
     pub(super) boot: Bytes,
 }
@@ -42,6 +51,7 @@ pub(super) struct Wire {
 pub(super) struct Link {
     pub(super) place: String,
     client: Client,
+    tls: Option<Tls>,
     pub(super) names: Names,
     pub(super) swap: Script,
     pub(super) mailboxes: Mailboxes,
@@ -69,17 +79,18 @@ impl std::fmt::Debug for Link {
 }
 
 impl Link {
-    pub(super) fn new(place: String, info: ConnectionInfo, names: Names, script: &str, io: Io) -> Result<Arc<Self>> {
+    pub(super) fn new(server: &Server, info: ConnectionInfo, names: Names, script: &str, io: Io) -> Result<Arc<Self>> {
         let tcp = TcpSettings::default().set_nodelay(true);
         let settings = info
             .redis_settings()
             .clone()
             .set_protocol(redis::ProtocolVersion::RESP3);
         let info = info.set_tcp_settings(tcp).set_redis_settings(settings);
-        let client = Client::open(info).map_err(|e| Error::unusable(&place, e.to_string()))?;
+        let client = Client::open(info).map_err(|e| Error::unusable(&server.place, e.to_string()))?;
         Ok(Arc::new(Self {
-            place,
+            place: server.place.clone(),
             client,
+            tls: server.tls.clone(),
             names,
             swap: Script::new(script),
             mailboxes: Mailboxes::default(),
@@ -202,11 +213,18 @@ impl Link {
             .set_pipeline_buffer_size(1024)
             .set_write_backpressure_boundary(256 << 10)
             .set_push_sender(pushes);
-        let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
-        let connection = made.map_err(|e| self.told(&e))?;
+        let (connection, driver) = match &self.tls {
+            None => {
+                let made = self.client.get_multiplexed_async_connection_with_config(&config).await;
+                let connection = made.map_err(|e| self.not_connected(&e))?;
+                (connection, None)
+            }
+            Some(tls) => self.connect_securely(tls, config).await?,
+        };
         let number = self.made.fetch_add(1, Ordering::SeqCst) + 1;
         let mut wire = Wire {
             connection,
+            _driver: driver,
             number,
             boot: Bytes::new(),
         };
@@ -219,6 +237,42 @@ impl Link {
             .handle()
             .spawn(read_pushes(Arc::downgrade(self), number, pushed));
         Ok(wire)
+    }
+
+    /// The connection, and the task that reads and writes it.
+    async fn connect_securely(
+        &self,
+        tls: &Tls,
+        config: AsyncConnectionConfig,
+    ) -> Result<(MultiplexedConnection, Option<Arc<AbortOnDropHandle<()>>>)> {
+        let info = self.client.get_connection_info();
+        let ConnectionAddr::Tcp(host, port) = info.addr() else {
+            return Err(Error::unusable(&self.place, "it is no address of a network".into()));
+        };
+        let stream = tls.connect(host, *port).await;
+        let stream = stream.map_err(|e| Error::unreachable(&self.place, e.to_string()))?;
+        let connecting = MultiplexedConnection::new_with_config(info.redis_settings(), stream, config);
+        let late = |_| Error::unreachable(&self.place, "connecting took too long");
+        let made = timeout(CONNECT, connecting).await.map_err(late)?;
+        let (connection, driver) = made.map_err(|e| self.not_connected(&e))?;
+        let driver = AbortOnDropHandle::new(self.io.handle().spawn(driver));
+        Ok((connection, Some(Arc::new(driver))))
+    }
+
+    /// Why there is no connection.
+    fn not_connected(&self, error: &redis::RedisError) -> Error {
+        let ended = error.is_connection_dropped() && !error.is_connection_refusal();
+        let hint = match &self.tls {
+            Some(tls) if error.is_io_error() => tls.hint(),
+            None if ended || error.kind() == redis::ErrorKind::Parse => {
+                "if it speaks TLS at this port, use rediss://".into()
+            }
+            _ => return self.told(error),
+        };
+        match self.told(error) {
+            Error::Unreachable { source, .. } => Error::unreachable(&self.place, format!("{source}: {hint}")),
+            told => told,
+        }
     }
 
     /// Looks at the server before anything is entrusted to it; answers which boot it is.

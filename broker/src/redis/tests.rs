@@ -11,12 +11,13 @@ use tokio::time::{sleep, timeout};
 use super::*;
 use crate::backend::Mail;
 use crate::pair::store::{EVERYBODY, Write};
+use crate::url::Server as At;
 
 /// Long enough for anything that is to happen.
 const SOON: Duration = Duration::from_secs(20);
 
 fn store(server: &Server) -> Arc<Redis> {
-    Redis::new(&server.url(), server.url(), "tests", 1, Io::start("tests").unwrap()).unwrap()
+    Redis::new(&At::of(&server.url()), "tests", 1, Io::start("tests").unwrap()).unwrap()
 }
 
 fn put(number: u8) -> Swap {
@@ -71,7 +72,7 @@ async fn a_wrong_password_and_newer_data_are_refused_without_secrets() {
     server.command(&["CONFIG", "SET", "requirepass", "right-canary"]);
     for user in ["", ":wrong-canary@"] {
         let url = format!("redis://{user}127.0.0.1:{}", server.port());
-        let store = Redis::new(&url, server.url(), "tests", 1, Io::start("tests").unwrap()).unwrap();
+        let store = Redis::new(&At::of(&url), "tests", 1, Io::start("tests").unwrap()).unwrap();
         let said = refused(store.swap(vec![put(1)]).await);
         assert!(said.contains("password") && !said.contains("canary"), "{said}");
     }

@@ -63,13 +63,9 @@ pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
         .with_ansi(ui.style.color)
         .with_target(false)
         .finish()
-        // lapin logs a message that RabbitMQ returns with its body, and frames with all they hold;
-        // what matters of it is logged in the broker crate's own words.
-        .with(
-            Targets::new()
-                .with_default(level)
-                .with_target("lapin", LevelFilter::OFF),
-        )
+        // Our own words only: lapin logs a message that RabbitMQ returns with its body, and frames with
+        // all they hold, so with the password.
+        .with(Targets::new().with_target("millhand", level))
         .init();
     tracing::info!("worker starts: {}", summary(&settings));
     let run = worker.run(millhand_worker::shutdown_signal());

@@ -260,6 +260,19 @@ fn what_is_not_understood_is_refused_with_source_key_value_and_the_nearest_right
              and the broker's is \"a\": ns must be the same in both",
         ),
         (
+            "broker = \"amqp://ana:5/canary@h\"\nstore = \"redis://h\"",
+            "/m.toml: broker = \"amqp://…\": an @ stands after its host; in a password, @ is written %40, / %2F, ? %3F, \
+             # %23 and % %25",
+        ),
+        (
+            "broker = \"ana:canary@h\"",
+            "/m.toml: broker = \"…\": it must be sqlite:FILE or memory:, or amqp://HOST with a store at redis://HOST",
+        ),
+        (
+            "broker = \"amqp://ana:canary@h",
+            "/m.toml: TOML parse error at line 1, column 30: invalid basic string, expected `\"`",
+        ),
+        (
             "store = \"redis://h/\"",
             "/m.toml: store = \"redis://…\": Redis is the store of RabbitMQ: the broker must be amqp://HOST",
         ),

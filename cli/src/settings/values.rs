@@ -161,6 +161,8 @@ pub(super) fn show(value: &Value) -> String {
     let text = match &value.kind {
         ValueKind::String(text) => match text.split_once("://") {
             Some((scheme, _)) => format!("\"{scheme}://…\""),
+            // A URL that is written wrong.
+            None if text.contains('@') => "\"…\"".to_owned(),
             None => format!("{text:?}"),
         },
         ValueKind::Table(table) => {

@@ -13,6 +13,7 @@
 //! ```
 
 mod amqp;
+mod certificates;
 mod keeper;
 mod process;
 mod proxy;
@@ -23,6 +24,7 @@ mod resp;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+pub use self::certificates::{Authority, Ends};
 pub use self::proxy::{Deed, Frame, Manner, Proxy, STALL};
 pub use self::rabbit::Rabbit;
 pub use self::redis::Redis;

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::certificates::Authority;
 use crate::keeper::{Keeper, free_port};
 use crate::process::Process;
 use crate::{amqp, until};
@@ -29,6 +30,8 @@ pub struct Rabbit {
 #[derive(Debug, Default)]
 struct Ports {
     amqp: u16,
+    /// With TLS, where it was asked for.
+    amqps: u16,
     epmd: u16,
     dist: u16,
 }
@@ -38,6 +41,20 @@ impl Rabbit {
     #[must_use]
     pub fn start() -> Self {
         Self::with(&[])
+    }
+
+    /// Starts one that also listens for TLS, shows the certificate `server` of this authority, and
+    /// asks everybody for one of the same authority.
+    #[must_use]
+    pub fn with_tls(authority: &Authority) -> Self {
+        let file = |path: std::path::PathBuf| path.display().to_string();
+        Self::with(&[
+            ("ssl_options.cacertfile", &file(authority.ca())),
+            ("ssl_options.certfile", &file(authority.certificate("server"))),
+            ("ssl_options.keyfile", &file(authority.key("server"))),
+            ("ssl_options.verify", "verify_peer"),
+            ("ssl_options.fail_if_no_peer_cert", "true"),
+        ])
     }
 
     /// Starts one with more lines of `rabbitmq.conf`: `[("consumer_timeout", "60000")]`.
@@ -58,6 +75,7 @@ impl Rabbit {
         for _ in 0..3 {
             rabbit.ports = Ports {
                 amqp: free_port(),
+                amqps: free_port(),
                 epmd: free_port(),
                 dist: free_port(),
             };
@@ -71,11 +89,14 @@ impl Rabbit {
     }
 
     fn write_files(&self) {
-        let config = format!(
+        let mut config = format!(
             "listeners.tcp.1 = 127.0.0.1:{}\nvm_memory_high_watermark.absolute = 1GB\n\
              disk_free_limit.absolute = 64MB\n{}",
             self.ports.amqp, self.config
         );
+        if self.config.contains("ssl_options.") {
+            config += &format!("listeners.ssl.1 = 127.0.0.1:{}\n", self.ports.amqps);
+        }
         let folder = self.keeper.folder();
         std::fs::write(folder.join("rabbitmq.conf"), config).expect("RabbitMQ's settings");
         std::fs::write(folder.join("plugins"), "[].\n").expect("RabbitMQ's plugins");
@@ -156,6 +177,12 @@ impl Rabbit {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.ports.amqp
+    }
+
+    /// Its port for TLS, where it was started with it.
+    #[must_use]
+    pub fn tls_port(&self) -> u16 {
+        self.ports.amqps
     }
 
     /// `amqp://guest:guest@127.0.0.1:PORT`

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 
+use crate::certificates::Authority;
 use crate::keeper::{Keeper, free_port};
 use crate::process::Process;
 use crate::resp::{Reply, ask};
@@ -19,6 +20,8 @@ pub struct Redis {
     process: Process,
     options: Vec<String>,
     port: u16,
+    /// With TLS, where it was asked for.
+    tls_port: u16,
     keeper: Keeper,
 }
 
@@ -27,6 +30,23 @@ impl Redis {
     #[must_use]
     pub fn start() -> Self {
         Self::with(&[])
+    }
+
+    /// Starts one that also listens for TLS, shows the certificate `server` of this authority, and
+    /// asks everybody for one of the same authority.
+    #[must_use]
+    pub fn with_tls(authority: &Authority) -> Self {
+        let file = |path: PathBuf| path.display().to_string();
+        Self::with(&[
+            "--tls-ca-cert-file",
+            &file(authority.ca()),
+            "--tls-cert-file",
+            &file(authority.certificate("server")),
+            "--tls-key-file",
+            &file(authority.key("server")),
+            "--tls-auth-clients",
+            "yes",
+        ])
     }
 
     /// Starts one with more options, as on its command line: `["--maxmemory-policy", "allkeys-lru"]`.
@@ -40,11 +60,13 @@ impl Redis {
             process: Process::default(),
             options: options.iter().map(|&option| option.to_owned()).collect(),
             port: 0,
+            tls_port: 0,
             keeper: Keeper::new("redis"),
         };
         // Somebody else may take the port between the look and the start.
         for _ in 0..3 {
             redis.port = free_port();
+            redis.tls_port = free_port();
             if redis.begin() {
                 return redis;
             }
@@ -61,6 +83,9 @@ impl Redis {
             .args(["--save", "", "--appendonly", "yes", "--dir"])
             .arg(self.data())
             .args(&self.options);
+        if self.options.iter().any(|option| option.starts_with("--tls-")) {
+            command.args(["--tls-port", &self.tls_port.to_string()]);
+        }
         std::fs::create_dir_all(self.data()).expect("a folder for Redis");
         let child = self.keeper.spawn(&mut command, LOG);
         self.process.set(child.unwrap_or_else(|error| {
@@ -104,6 +129,12 @@ impl Redis {
     #[must_use]
     pub fn port(&self) -> u16 {
         self.port
+    }
+
+    /// Its port for TLS, where it was started with it.
+    #[must_use]
+    pub fn tls_port(&self) -> u16 {
+        self.tls_port
     }
 
     /// `redis://127.0.0.1:PORT`
