@@ -240,6 +240,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
     // What the store forgot cannot be found in it, and may run again.
     let flushes = done.flushes.len();
     let (mut lost, mut stuck, mut extra, mut twice, mut dead, mut recovered, mut fenced) = (0, 0, 0, 0, 0, 0, 0);
+    let mut forgotten = 0;
     let mut hit = BTreeSet::new();
     let mut again: Option<u64> = None;
     for (id, job) in &jobs {
@@ -264,7 +265,13 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         if known && job.starts.is_empty() {
             lost += 1;
             say("I1: it was accepted and never started".to_owned());
-        } else if flushes > 0 && states.is_empty() {
+        } else if flushes > 0
+            && states
+                .iter()
+                .all(|state| !["succeeded", "dead", "cancelled", "expired"].contains(state))
+        {
+            // Gone from the store, or as an older copy of it has it.
+            forgotten += 1;
             if job.ends.is_empty() {
                 stuck += 1;
                 say("I1: no handler ended it".to_owned());
@@ -349,6 +356,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         "duplicated": twice,
         "extra_executions": extra,
         "fenced": fenced,
+        "forgotten": forgotten,
         "kills": done.kills.len(),
         "freezes": done.freezes.len(),
         "flushes": flushes,
