@@ -136,6 +136,7 @@ async fn two_processes_share_a_file_and_wake_each_other() {
             worker: other,
             owner_alive: false,
             running_here: false,
+            suspect_here: false,
             not_understood: None,
             hard_limit: None,
             token: 1,
