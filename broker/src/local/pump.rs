@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use millhand_proto::{Class, JobId, Parcel, Timestamp, WorkerId};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -145,10 +146,9 @@ async fn pump(
         if free.iter().any(|free| *free > 0) {
             let (rows, next_due) = insist(|| take(local, subscription, free)).await?;
             let full = !rows.is_empty();
-            for row in rows {
-                let Some(delivery) = insist(|| open(local, &row)).await? else {
-                    continue;
-                };
+            // Together: what is set aside shares its transactions.
+            let opened = rows.iter().map(|row| insist(move || open(local, row)));
+            for delivery in try_join_all(opened).await?.into_iter().flatten() {
                 local.ledger.hold(delivery.id, &delivery.parcel, &counts);
                 crash::point("deliver.after");
                 if out.send(delivery).await.is_err() {
