@@ -227,6 +227,7 @@ fn situation(worker: WorkerId, token: u64) -> Situation {
         worker,
         owner_alive: false,
         running_here: false,
+        suspect_here: false,
         not_understood: None,
         hard_limit: None,
         token,

@@ -136,6 +136,7 @@ async fn two_processes_share_a_file_and_wake_each_other() {
             worker: other,
             owner_alive: false,
             running_here: false,
+            suspect_here: false,
             not_understood: None,
             hard_limit: None,
             token: 1,
@@ -314,4 +315,40 @@ async fn nothing_stays_of_a_mailbox_that_nobody_reads() {
     })
     .await
     .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_another_process_has_locked_is_opened_and_its_lock_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    drop(Sqlite::open(&path).unwrap());
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let opened = tokio::task::spawn_blocking(move || Sqlite::open(&path));
+    let backend = tokio::time::timeout(SOON, opened).await.unwrap().unwrap().unwrap();
+    let pushed = tokio::spawn(async move { push(&*backend, core(1)).await });
+    other.execute_batch("COMMIT").unwrap();
+    tokio::time::timeout(SOON, pushed).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn deliveries_go_on_when_the_file_can_be_used_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    let backend = Sqlite::open(&path).unwrap();
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("ALTER TABLE copies RENAME TO away").unwrap();
+    let subscription = Subscription {
+        worker: Mailbox::from_random([1; 16]),
+        queue: QueueName::default(),
+        prefetch: 10,
+    };
+    let mut consumer = backend.consume(subscription).await.unwrap();
+    // It looks at once, and cannot.
+    let nothing = tokio::time::timeout(Duration::from_secs(1), consumer.deliveries.recv()).await;
+    assert!(nothing.is_err(), "deliveries ended: {nothing:?}");
+    other.execute_batch("ALTER TABLE away RENAME TO copies").unwrap();
+    push(&*backend, core(1)).await;
+    let delivery = tokio::time::timeout(SOON, consumer.deliveries.recv()).await;
+    assert_eq!(delivery.unwrap().unwrap().parcel.jobs()[0].id(), core(1).id);
 }

@@ -4,14 +4,14 @@
 //! * I1: every job that was accepted ended, and none is on its way when all is over.
 //! * I2: nothing ran, or is remembered, that nobody enqueued, that was refused, or that a handler's success did
 //!   not bring.
-//! * I3: one end for each job, the one that its kind asks for, with the result that follows from it, brought by
-//!   the newest claim (unless the store forgot the older ones).
-//! * I4: no job started more often than its kind, the kills and freezes of processes that had started it, and a
-//!   store that forgot explain.
+//! * I3: one end for each job, the one that its kind, or who cancelled it, asks for, with the result that follows
+//!   from it, brought by the newest claim (unless the store forgot the older ones).
+//! * I4: no job started more often than its kind, the kills, freezes and interruptions of processes that had
+//!   started it, and a store that forgot explain.
 //! * I5: no attempt beyond the last that the policy allows.
 //! * I8: no message and no claim is left.
 //! * I9: no secret stands in a log.
-//! * I10: who lived through it holds no more of the machine than before.
+//! * I10: who lived through it holds no more of the machine than before, and nobody else lives on.
 //!
 //! That who is told to stop ends with 0, and nobody else does (I11), is seen by who runs the processes.
 
@@ -28,6 +28,9 @@ struct Job {
     n: u64,
     accepted: bool,
     refused: bool,
+    /// Somebody asked to cancel it; was told that it is.
+    cancel_asked: bool,
+    cancelled: bool,
     /// The process, attempt and time of each start.
     starts: Vec<(u64, u64, u64)>,
     /// The newest claim that started it: its hand, its number.
@@ -47,6 +50,8 @@ struct Done {
     kills: Vec<(u64, u64)>,
     /// Processes that stood still.
     freezes: Vec<u64>,
+    /// Processes that gave back what they had begun.
+    interrupts: Vec<u64>,
     /// Times at which a store forgot.
     flushes: Vec<u64>,
     /// Times of all harm, and of the end of each.
@@ -57,16 +62,14 @@ struct Done {
     usage: BTreeMap<u64, [Value; 2]>,
 }
 
-fn lines(folder: &Path, name: &str) -> io::Result<Vec<Value>> {
+/// One after the other: there may be millions.
+fn lines(folder: &Path, name: &str) -> io::Result<impl Iterator<Item = io::Result<Value>>> {
     let file = match std::fs::File::open(folder.join(name)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        file => file?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+        file => Some(file?),
     };
-    let mut lines = Vec::new();
-    for line in BufReader::new(file).lines() {
-        lines.push(serde_json::from_str(&line?)?);
-    }
-    Ok(lines)
+    let lines = file.into_iter().flat_map(|file| BufReader::new(file).lines());
+    Ok(lines.map(|line| Ok(serde_json::from_str(&line?)?)))
 }
 
 fn text<'v>(line: &'v Value, name: &str) -> &'v str {
@@ -86,8 +89,13 @@ fn fence(line: &Value) -> Option<(u64, u64)> {
 /// The state in which a job of this kind ends, and the starts that it takes.
 fn expected(kind: &str) -> (&'static str, usize) {
     match kind {
-        "die" => ("dead", 1),
+        "die" | "panic" | "spin" | "poison" | "glutton" => ("dead", 1),
+        // A job is dead with the third crash of its process.
+        "abort" | "segfault" | "exit" | "become" | "close" | "garbage" | "half_frame" | "huge_frame" | "hunger" => {
+            ("dead", 3)
+        }
         "retry" | "snooze" => ("succeeded", 2),
+        "storm" => ("succeeded", 3),
         _ => ("succeeded", 1),
     }
 }
@@ -96,10 +104,12 @@ impl Done {
     fn read(folder: &Path) -> io::Result<Self> {
         let mut done = Self::default();
         for line in lines(folder, "done.jsonl")? {
+            let line = line?;
             let (at, pid) = (number(&line, "at"), number(&line, "pid"));
             match text(&line, "what") {
                 "kill" => done.kills.push((pid, at)),
                 "freeze" => done.freezes.push(pid),
+                "interrupt" => done.interrupts.push(pid),
                 "flush" => done.flushes.push(at),
                 "heal" => done.heals.push(at),
                 "secret" => done.secrets.push(text(&line, "text").to_owned()),
@@ -109,7 +119,7 @@ impl Done {
                 }
                 _ => {}
             }
-            if ["kill", "freeze", "flush", "fault"].contains(&text(&line, "what")) {
+            if ["kill", "freeze", "interrupt", "flush", "fault"].contains(&text(&line, "what")) {
                 done.faults.push(at);
             }
         }
@@ -119,7 +129,7 @@ impl Done {
     /// The processes that explain one more start of a job that they had begun.
     fn harmed(&self) -> impl Iterator<Item = u64> + '_ {
         let killed = self.kills.iter().map(|(pid, _)| *pid);
-        killed.chain(self.freezes.iter().copied())
+        killed.chain(self.freezes.iter().chain(&self.interrupts).copied())
     }
 
     /// What a process holds more than it may; it may hold a tenth more, and a little.
@@ -179,6 +189,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
     let (mut attempted, mut acknowledged, mut wrong) = (0, 0, Vec::new());
     let (mut oks, mut doubts) = (Vec::new(), Vec::new());
     for line in lines(folder, "produced.jsonl")? {
+        let line = line?;
         let job = jobs.entry(text(&line, "id").to_owned()).or_default();
         match text(&line, "what") {
             "attempt" => {
@@ -193,12 +204,15 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
             }
             "unknown" => doubts.push(number(&line, "at")),
             "rejected" => job.refused = true,
+            "cancel" => job.cancel_asked = true,
+            "cancelled" => job.cancelled = true,
             _ => {}
         }
     }
     let produced: BTreeSet<String> = jobs.keys().cloned().collect();
     let mut children: HashMap<String, String> = HashMap::new();
     for line in lines(folder, "ran.jsonl")? {
+        let line = line?;
         let id = text(&line, "id").to_owned();
         let (pid, at) = (number(&line, "pid"), number(&line, "at"));
         let job = jobs.entry(id.clone()).or_default();
@@ -223,8 +237,9 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         (job.kind, job.n, job.accepted) = ("child".to_owned(), n + 1_000_000, true);
     }
     let done = Done::read(folder)?;
-    let mut left = Vec::new();
+    let (mut left, mut orphans) = (Vec::new(), Vec::new());
     for line in lines(folder, "found.jsonl")? {
+        let line = line?;
         match text(&line, "what") {
             "job" => {
                 let job = jobs.entry(text(&line, "id").to_owned()).or_default();
@@ -233,6 +248,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
                 job.found_of.extend(fence(&line));
             }
             "left" => left.push(line["of"].clone()),
+            "orphan" => orphans.push(line["of"].clone()),
             _ => {}
         }
     }
@@ -262,7 +278,12 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         let (state, starts) = expected(&job.kind);
         let states: BTreeSet<&str> = job.found.iter().map(|(state, _)| state.as_str()).collect();
         recovered += usize::from(!job.accepted && !job.starts.is_empty());
-        if known && job.starts.is_empty() {
+        let state = if job.cancelled || (job.cancel_asked && states.contains("cancelled")) {
+            "cancelled"
+        } else {
+            state
+        };
+        if known && job.starts.is_empty() && state != "cancelled" {
             lost += 1;
             say("I1: it was accepted and never started".to_owned());
         } else if flushes > 0
@@ -333,6 +354,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
     wrong.extend(left.iter().map(|what| format!("I8: left behind: {what}")));
     wrong.extend(seen_in_logs(folder, &done.secrets)?);
     wrong.extend(done.grown());
+    wrong.extend(orphans.iter().map(|what| format!("I10: it lives on: {what}")));
     // From the end of the harm, where it has one.
     let over = if done.heals.is_empty() {
         &done.faults
@@ -359,6 +381,8 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         "forgotten": forgotten,
         "kills": done.kills.len(),
         "freezes": done.freezes.len(),
+        "interrupts": done.interrupts.len(),
+        "cancelled": jobs.values().filter(|job| job.found.iter().any(|(state, _)| state == "cancelled")).count(),
         "flushes": flushes,
         "kills_that_hit_running_jobs": hit.len(),
         "t_detect": longest(&done.faults, &doubts),

@@ -2,7 +2,7 @@
 //! was promised is judged from them alone.
 
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -41,4 +41,10 @@ impl Diary {
         (&self.0).write_all(text.as_bytes())?;
         Ok(())
     }
+}
+
+/// The lines of a diary so far, one after the other.
+pub(crate) fn lines(folder: &Path, name: &str) -> Result<impl Iterator<Item = Result<Value>>> {
+    let file = BufReader::new(File::open(folder.join(name))?);
+    Ok(file.lines().map(|line| Ok(serde_json::from_str(&line?)?)))
 }

@@ -1,14 +1,15 @@
 //! Jobs into the queue, each noted before it is sent and when it is answered; and what is heard of their runs.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
-use millhand_client::{Client, Enqueued, Job};
-use millhand_proto::JobId;
+use anyhow::{Result, ensure};
+use millhand_broker::Pushed;
+use millhand_client::{Client, Enqueued};
+use millhand_proto::{JobId, Parcel, Timestamp};
 use serde_json::{Value, json};
 
 use crate::diary::{Diary, PRODUCED, RAN};
@@ -30,6 +31,7 @@ pub(crate) fn jobs(count: u64, kinds: &[Kind], seed: u64) -> Vec<(JobId, Work)> 
             kind: *kind,
             millis: 5 + n * 7 % 20,
             later: 50,
+            delay: 0,
             secret: SECRET.to_owned(),
         };
         (JobId::given(&format!("{seed}/{n}")), work)
@@ -46,6 +48,8 @@ pub(crate) struct Heard {
     rest: String,
     /// Runs that began.
     pub(crate) starts: usize,
+    /// Runs that began and are not known to be over, by job: the process that each is in.
+    pub(crate) running: HashMap<String, u64>,
     /// Jobs whose handlers said that they ended for good; children left out.
     pub(crate) ended: HashSet<String>,
     /// Jobs that are put off, or will be tried again.
@@ -59,6 +63,7 @@ impl Heard {
             read: 0,
             rest: String::new(),
             starts: 0,
+            running: HashMap::new(),
             ended: HashSet::new(),
             waiting: HashSet::new(),
         }
@@ -77,16 +82,21 @@ impl Heard {
         self.rest = lines.pop().unwrap_or_default().to_owned();
         for line in lines {
             let line: Value = serde_json::from_str(line)?;
-            match line["what"].as_str() {
-                Some("start") => {
-                    self.starts += 1;
-                    line["id"].as_str().map(|id| self.waiting.remove(id));
-                }
-                Some("failed" | "snoozed") => self.waiting.extend(line["id"].as_str().map(str::to_owned)),
-                Some("end" | "died") if line["parentless"] == true => {
-                    self.ended.extend(line["id"].as_str().map(str::to_owned));
-                }
-                _ => {}
+            let (Some(what), Some(id)) = (line["what"].as_str(), line["id"].as_str()) else {
+                continue;
+            };
+            if what == "start" {
+                self.starts += 1;
+                self.waiting.remove(id);
+                self.running
+                    .insert(id.to_owned(), line["pid"].as_u64().unwrap_or_default());
+                continue;
+            }
+            self.running.remove(id);
+            if ["failed", "snoozed"].contains(&what) {
+                self.waiting.insert(id.to_owned());
+            } else if ["end", "died"].contains(&what) && line["parentless"] == true {
+                self.ended.insert(id.to_owned());
             }
         }
         Ok(())
@@ -111,6 +121,59 @@ impl Default for Pace {
     }
 }
 
+/// Notes that a job is about to be enqueued.
+pub(crate) fn note_attempt(diary: &Diary, id: &JobId, work: &Work) -> Result<()> {
+    let facts = [
+        ("id", json!(id.to_string())),
+        ("kind", json!(work.kind)),
+        ("n", json!(work.n)),
+    ];
+    diary.write("attempt", &facts)
+}
+
+/// The jobs as one parcel, as it travels.
+pub(crate) fn parcel(jobs: &[(JobId, Work)], now: Timestamp) -> Result<Parcel> {
+    let core = |(id, work): &(JobId, Work)| Ok(work.call()?.into_core(*id, now, None, None)?);
+    Ok(Parcel::pack(jobs.iter().map(core).collect::<Result<_>>()?)?)
+}
+
+/// Jobs of a parcel of many, and parcels of one call.
+const PACK: usize = 64;
+const PARCELS: usize = 32;
+
+/// Ids as a program has them that enqueues many jobs in one parcel.
+pub(crate) fn pack(jobs: &mut [(JobId, Work)], seed: u64, now: Timestamp) {
+    for (pack, jobs) in jobs.chunks_mut(PACK).enumerate() {
+        let random = (seed << 32) ^ (pack as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        for (index, job) in (0..).zip(jobs) {
+            job.0 = JobId::minted(now, random, index);
+        }
+    }
+}
+
+/// Enqueues all of them as fast as it goes, in parcels of many.
+pub(crate) async fn flood(place: &Place, folder: &Path, jobs: &[(JobId, Work)]) -> Result<()> {
+    let diary = Diary::open(folder, PRODUCED)?;
+    let backend = place.open()?;
+    let now = backend.now();
+    for many in jobs.chunks(PACK * PARCELS) {
+        for (id, work) in many {
+            note_attempt(&diary, id, work)?;
+        }
+        let packs: Vec<_> = many.chunks(PACK).collect();
+        let parcels = packs.iter().map(|jobs| parcel(jobs, now)).collect::<Result<Vec<_>>>()?;
+        let pushed = backend.push(parcels).await;
+        for (jobs, pushed) in packs.into_iter().zip(pushed) {
+            ensure!(pushed == Pushed::Accepted, "{pushed:?}");
+            for (id, _) in jobs {
+                diary.write("ok", &[("id", json!(id.to_string()))])?;
+            }
+        }
+    }
+    backend.flush().await;
+    Ok(())
+}
+
 /// Enqueues all of them, a few at a time; what was not accepted is asked again with the same id.
 pub(crate) async fn produce(place: &Place, folder: &Path, jobs: &[(JobId, Work)], pace: Pace) -> Result<()> {
     let diary = Diary::open(folder, PRODUCED)?;
@@ -125,18 +188,13 @@ pub(crate) async fn produce(place: &Place, folder: &Path, jobs: &[(JobId, Work)]
         let mut open: Vec<_> = few.iter().collect();
         while !open.is_empty() {
             for (id, work) in &open {
-                let facts = [
-                    ("id", json!(id.to_string())),
-                    ("kind", json!(work.kind)),
-                    ("n", json!(work.n)),
-                ];
-                diary.write("attempt", &facts)?;
+                note_attempt(&diary, id, work)?;
             }
-            let mut calls: Vec<Job<Work>> = Vec::with_capacity(open.len());
+            let mut calls = Vec::with_capacity(open.len());
             for (id, work) in &open {
-                calls.push(Job::of(work.clone()).queue(QUEUE).job_id(*id));
+                calls.push(work.call()?.job_id(*id));
             }
-            let answers = client.enqueue_many(calls).await;
+            let answers = client.enqueue_raw_packed(1, calls).await;
             let mut again = Vec::new();
             for (job, answer) in open.into_iter().zip(answers) {
                 let (what, why) = match answer {

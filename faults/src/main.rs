@@ -3,6 +3,7 @@
 //! `millhand-faults list`, `run F02 [--seed N]`, `all`: one line of JSON for each run.
 
 mod check;
+mod deeds;
 mod diary;
 mod jobs;
 mod load;
@@ -112,7 +113,7 @@ async fn worker(place: &Place, folder: &Path, setup: Setup) -> Result<()> {
         .queues([load::QUEUE])
         .slots(slots)
         .grace(Duration::from_millis(setup.grace));
-    Ok(jobs::on(worker, folder)?.run(shutdown_signal()).await?)
+    Ok(jobs::on(worker, folder, &setup)?.run(shutdown_signal()).await?)
 }
 
 async fn run(words: &[&str]) -> Result<ExitCode> {

@@ -50,13 +50,16 @@ pub(crate) struct Place {
 }
 
 impl Place {
-    pub(crate) fn sqlite(folder: &Path) -> Self {
-        let url = format!("sqlite:{}", folder.join("jobs.db").display());
-        Self {
+    /// A file in a folder of its own below, whose disk may be harmed.
+    pub(crate) fn sqlite(folder: &Path) -> Result<Self> {
+        let disk = folder.join("disk");
+        std::fs::create_dir(&disk)?;
+        let url = format!("sqlite:{}", disk.join("jobs.db").display());
+        Ok(Self {
             broker: url.clone(),
             store: url,
             fleet: None,
-        }
+        })
     }
 
     pub(crate) fn fleet(namespace: &str, servers: Arc<Servers>) -> Self {
@@ -110,8 +113,9 @@ impl Place {
     }
 
     /// The file of a SQLite place.
-    pub(crate) fn file(&self) -> Option<PathBuf> {
-        self.broker.strip_prefix("sqlite:").map(PathBuf::from)
+    pub(crate) fn file(&self) -> Result<PathBuf> {
+        let file = self.broker.strip_prefix("sqlite:");
+        Ok(PathBuf::from(file.context("this place is no file")?))
     }
 
     pub(crate) fn open(&self) -> Result<Arc<dyn Backend>> {
@@ -169,6 +173,22 @@ impl Place {
             .filter_map(|(name, count)| Some((name.to_owned(), count.trim().parse().ok()?)))
             .filter(|(_, count)| *count > 0)
             .collect())
+    }
+
+    /// Messages, or rows, that will still come to a worker.
+    pub(crate) async fn on_their_way(&self) -> Result<u64> {
+        if let Ok(file) = self.file() {
+            let connection = rusqlite::Connection::open(file)?;
+            let count: i64 = connection.query_row("SELECT count(*) FROM copies", [], |row| row.get(0))?;
+            return Ok(count.try_into()?);
+        }
+        let messages = self.messages().await?;
+        let aside = |name: &str| name.ends_with(".dead") || name.ends_with(".unreadable");
+        Ok(messages
+            .iter()
+            .filter(|(name, _)| !aside(name))
+            .map(|(_, count)| count)
+            .sum())
     }
 
     /// What takes part, by its own words.

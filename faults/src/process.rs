@@ -1,6 +1,7 @@
 //! The processes of a run: this program, started again.
 
 use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
@@ -13,8 +14,17 @@ use tokio::process::{Child, ChildStdin, Command};
 
 use crate::place::Place;
 
-/// In a process of ours: ends it when the one that started it is gone, however that ended.
+/// Whether this process is the child of a worker of ours.
+pub(crate) fn is_child() -> bool {
+    std::env::var_os("MILLHAND_CHILD").is_some()
+}
+
+/// In a process of ours: ends it when the one that started it is gone, however that ended. A worker's child
+/// sees to that itself: its standard input is its worker's word.
 pub(crate) fn end_with_parent() {
+    if is_child() {
+        return;
+    }
     std::thread::spawn(|| {
         let _ = std::io::copy(&mut std::io::stdin(), &mut std::io::sink());
         std::process::exit(0)
@@ -27,6 +37,8 @@ pub(crate) struct Setup {
     pub(crate) asyncs: usize,
     pub(crate) threads: usize,
     pub(crate) processes: usize,
+    /// Whether it knows the tasks that others do not know.
+    pub(crate) strangers: bool,
     /// How long running jobs may go on after a stop, in milliseconds.
     pub(crate) grace: u64,
 }
@@ -35,8 +47,9 @@ impl Default for Setup {
     fn default() -> Self {
         Self {
             asyncs: 4,
-            threads: 1,
-            processes: 1,
+            threads: 0,
+            processes: 0,
+            strangers: false,
             grace: 30_000,
         }
     }
@@ -91,6 +104,8 @@ impl Running {
         let place = setting.place.as_ref().unwrap_or(place);
         command.arg(what).args(place.urls()).arg(folder).args(more);
         command.envs(setting.env.iter().map(|(name, value)| (name, value)));
+        // All that it starts has it too.
+        command.env(RUN, folder);
         let log = folder.join(format!("{what}.log"));
         let log = File::options().create(true).append(true).open(log)?;
         // Its end is this process's end: see `end_with_parent`.
@@ -163,6 +178,25 @@ impl Running {
     pub(crate) fn usage(&self) -> Result<Usage> {
         Usage::of(self.pid().context("it has ended")?)
     }
+}
+
+/// In the environment of all processes of a run: its folder.
+const RUN: &str = "MILLHAND_FAULTS_RUN";
+
+/// The processes of a run that live, by their numbers and command lines.
+pub(crate) fn of_run(folder: &Path) -> Vec<String> {
+    let mark = [RUN.as_bytes(), b"=", folder.as_os_str().as_bytes()].concat();
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir("/proc").into_iter().flatten().flatten() {
+        // It may end while it is looked at.
+        let environment = std::fs::read(entry.path().join("environ")).unwrap_or_default();
+        if environment.split(|byte| *byte == 0).any(|part| part == mark) {
+            let words = std::fs::read(entry.path().join("cmdline")).unwrap_or_default();
+            let words = String::from_utf8_lossy(&words).replace('\0', " ");
+            found.push(format!("{}: {words}", entry.file_name().to_string_lossy()));
+        }
+    }
+    found
 }
 
 /// What a process holds.

@@ -5,16 +5,17 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
-use millhand_client::{Client, WaitError};
-use millhand_proto::{JobId, State};
+use millhand_broker::JobView;
+use millhand_client::Client;
+use millhand_proto::JobId;
 use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::diary::{DONE, Diary, FOUND, PRODUCED};
-use crate::jobs::{Kind, Work};
+use crate::jobs::{Answer, Kind, Work};
 use crate::load::{self, Heard, Pace};
 use crate::place::Place;
-use crate::process::{Running, Setting};
+use crate::process::{self, Running, Setting};
 
 /// How long a fault, and the end of everything after it, may take: a lease is 15 s, what a dead worker held
 /// comes back after it.
@@ -68,6 +69,12 @@ impl Scene {
             ..Pace::default()
         };
         load::produce(&self.place, &self.folder, &self.jobs, pace).await
+    }
+
+    /// Enqueues all jobs behind what follows, so many in one call.
+    pub(crate) fn produce_beside(self: &Arc<Self>, at_once: usize) -> JoinHandle<Result<()>> {
+        let scene = Arc::clone(self);
+        tokio::spawn(async move { scene.produce_by(at_once).await })
     }
 
     /// Enqueues all jobs behind what follows, so many in a second.
@@ -177,6 +184,40 @@ impl Scene {
         Ok(said.matches("\"what\":\"ok\"").count())
     }
 
+    /// Waits until nothing is on its way to a worker any more, not even a copy of a job that has ended.
+    pub(crate) async fn drained(&self) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let left = self.place.on_their_way().await?;
+            if left == 0 {
+                return Ok(());
+            }
+            if Instant::now() > end {
+                bail!("{left} messages did not come to a worker within {PATIENCE:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    }
+
+    /// Jobs that began in this process and are not known to be over.
+    pub(crate) fn running_in(&self, pid: Option<u32>) -> Result<usize> {
+        let mut running = 0;
+        self.look(|heard| {
+            let here = |process: &&u64| pid.map(u64::from) == Some(**process);
+            running = heard.running.values().filter(here).count();
+            true
+        })?;
+        Ok(running)
+    }
+
+    /// Waits until every job has ended; false when they do not.
+    pub(crate) async fn ended(&self) -> Result<bool> {
+        let client = Client::new(self.place.open()?);
+        let ended = all_ended(&client, &with_children(&self.jobs)).await;
+        client.close().await;
+        Ok(ended)
+    }
+
     /// Waits until every job has ended, stops the workers, and notes what is found; the times.
     pub(crate) async fn over(&self, workers: Vec<Running>) -> Result<Value> {
         self.over_at(&self.place, workers).await
@@ -254,21 +295,34 @@ fn with_children(jobs: &[(JobId, Work)]) -> Vec<JobId> {
     ids
 }
 
+/// Jobs that are read in one call.
+const READ: usize = 500;
+
 /// Waits until all have ended; false when they do not.
 async fn all_ended(client: &Client, ids: &[JobId]) -> bool {
     let mut end = Instant::now() + PATIENCE;
-    for id in ids {
+    for few in ids.chunks(READ) {
+        let mut open = few.to_vec();
         loop {
-            let left = end.saturating_duration_since(Instant::now());
-            match client.wait_raw(*id, left).await {
-                Ok(_) => break,
-                // Its record is written behind who enqueued it.
-                Err(WaitError::Unknown(_)) if !left.is_zero() => tokio::time::sleep(Duration::from_millis(50)).await,
-                Err(_) => return false,
+            // One whose record is not there yet, or is gone, has not ended for who asks.
+            if let Ok(views) = client.backend().read(open.clone()).await {
+                let has_ended = |view: &Option<JobView>| view.as_ref().is_some_and(|view| view.entry.state.is_ended());
+                let before = open.len();
+                let mut ended = views.iter().map(has_ended);
+                open.retain(|_| !ended.next().unwrap_or(false));
+                if open.len() < before {
+                    // As long as jobs end, nothing is stuck.
+                    end = end.max(Instant::now() + PATIENCE / 2);
+                }
             }
+            if open.is_empty() {
+                break;
+            }
+            if Instant::now() > end {
+                return false;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
-        // As long as jobs end, nothing is stuck.
-        end = end.max(Instant::now() + PATIENCE / 2);
     }
     true
 }
@@ -276,24 +330,28 @@ async fn all_ended(client: &Client, ids: &[JobId]) -> bool {
 /// Notes how each job is remembered.
 async fn note_found(client: &Client, folder: &Path, jobs: &[(JobId, Work)]) -> Result<()> {
     let diary = Diary::open(folder, FOUND)?;
-    for id in with_children(jobs) {
-        let view = client.get(id).await?;
-        let Some(view) = view else { continue };
-        let result = view
-            .entry
-            .result
-            .as_ref()
-            .and_then(|result| result.decode::<(u64, [u32; 2])>().ok());
-        let state = view.entry.state;
-        diary.write(
-            "job",
-            &[
-                ("id", json!(id.to_string())),
-                ("state", json!(word(state))),
-                ("result", json!(result.map(|(square, _)| square))),
-                ("fence", json!(result.map(|(_, fence)| fence))),
-            ],
-        )?;
+    for few in with_children(jobs).chunks(READ) {
+        let views = client.backend().read(few.to_vec()).await?;
+        for (id, view) in few.iter().zip(views) {
+            let Some(view) = view else { continue };
+            let result = view
+                .entry
+                .result
+                .as_ref()
+                .and_then(|result| result.decode::<Answer>().ok());
+            diary.write(
+                "job",
+                &[
+                    ("id", json!(id.to_string())),
+                    ("state", json!(view.entry.state.as_str())),
+                    ("result", json!(result.map(|(square, _)| square))),
+                    ("fence", json!(result.map(|(_, fence)| fence))),
+                ],
+            )?;
+        }
+    }
+    for process in process::of_run(folder) {
+        diary.write("orphan", &[("of", json!(process))])?;
     }
     Ok(())
 }
@@ -301,7 +359,7 @@ async fn note_found(client: &Client, folder: &Path, jobs: &[(JobId, Work)]) -> R
 /// Waits until no message is left but the copies of dead jobs; what stays.
 async fn left(place: &Place, jobs: &[(JobId, Work)], patience: Duration) -> Result<Vec<(String, u64)>> {
     let end = Instant::now() + patience;
-    let dead = jobs.iter().filter(|(_, work)| work.kind == Kind::Die).count() as u64;
+    let dead = jobs.iter().filter(|(_, work)| work.kind.dies()).count() as u64;
     loop {
         let left: Vec<_> = place
             .messages()
@@ -315,8 +373,4 @@ async fn left(place: &Place, jobs: &[(JobId, Work)], patience: Duration) -> Resu
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-}
-
-fn word(state: State) -> String {
-    format!("{state:?}").to_lowercase()
 }

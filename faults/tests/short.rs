@@ -55,6 +55,28 @@ fn workers_die_or_stand_still_and_the_store_forgets_and_nothing_is_lost() {
     }
 }
 
+/// Runs the short forms of these; each must pass.
+fn pass(names: &[&str]) {
+    let (passed, lines, errors) = faults(&[&["run"], names, &["--short", "--seed", "7"]].concat());
+    for line in &lines {
+        println!("{line}");
+    }
+    assert!(passed, "{errors}");
+    for name in names {
+        assert!(lines.iter().any(|line| line["scenario"] == *name), "{name}");
+    }
+}
+
+#[test]
+fn workers_stop_are_poisoned_and_share_a_file_that_is_harmed() {
+    pass(&["F04", "F42", "F52"]);
+}
+
+#[test]
+fn children_crash_parcels_come_twice_or_make_no_sense_and_jobs_are_cancelled() {
+    pass(&["F07", "F11", "F12", "F40", "F41", "F50"]);
+}
+
 #[test]
 fn an_unknown_scenario_or_crash_point_is_refused() {
     let (passed, _, errors) = faults(&["run", "F99"]);
@@ -146,10 +168,11 @@ fn the_checker_sees_what_is_wrong_and_nothing_else() {
     .unwrap();
     std::fs::write(
         folder.path().join("found.jsonl"),
-        "{\"what\": \"left\", \"of\": \"3 messages\"}\n",
+        "{\"what\": \"left\", \"of\": \"3 messages\"}\n{\"what\": \"orphan\", \"of\": \"7: sleep\"}\n",
     )
     .unwrap();
     let verdict = verdict(folder.path());
     wrong("I2", verdict.clone());
+    wrong("I10: it lives on: \\\"7: sleep", verdict.clone());
     wrong("I8: left behind: \\\"3 messages", verdict);
 }

@@ -89,6 +89,8 @@ limits! {
     DEADLINE_OPEN: Duration = Duration::from_secs(600), "open deadline", "10 min", "of a job without hard limit; its owner moves it on";
     /// Worker deaths after which a job is a suspect.
     SUSPECT_AFTER: u32 = 2, "suspect", "2 worker deaths", "then it runs with no other suspect beside it";
+    /// How long a suspect that finds another one running goes back for.
+    SUSPECT_WAIT: Duration = Duration::from_secs(2), "suspect, wait", "2 s", "while another one runs in the worker that it came to";
     /// Further deaths of a suspect before the job is dead.
     SUSPECT_DEATHS: u32 = 3, "suspect deaths", "3 more", "then it is dead with worker_lost";
     /// Bytes of the log of one attempt.

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millhand_proto::protocol::{
-    Cancel, Confirmed, Decision, End, Ended, Meeting, Situation, Written, cancel, confirm_published, decide, detach,
-    finish, give_back, leave, meet, must_split, parked_copy, retry, split, watch_again,
+    Cancel, Confirmed, Decision, End, Ended, Meeting, Situation, Suspicion, Written, cancel, confirm_published, decide,
+    detach, finish, give_back, leave, meet, must_split, parked_copy, retry, split, suspicion, watch_again,
 };
 use millhand_proto::{
     AttemptNote, Class, Core, Entry, ErrorText, Fence, JobCopy, JobId, Leaving, Outcome, Parcel, Payload, QueueName,
@@ -607,6 +607,11 @@ impl World {
         let id = copy.id();
         let key = id.record_at(copy.hop.hand);
         let owner = entry.as_ref().and_then(|e| e.owner);
+        let suspect_here = self.workers[worker].work.iter().enumerate().any(|(n, w)| {
+            let entry = || self.entry(w.copy.id().record_at(w.copy.hop.hand), w.copy.id());
+            let suspect = |entry: Entry| suspicion(entry.deaths) == Suspicion::Suspect;
+            n != which && matches!(w.step, Step::Run { .. }) && entry().is_some_and(suspect)
+        });
         let situation = Situation {
             worker: self.workers[worker].id,
             owner_alive: self.workers.iter().any(|w| Some(w.id) == owner),
@@ -615,6 +620,7 @@ impl World {
                     || matches!(w.step, Step::Leave { fence: Some(_), .. });
                 n != which && w.copy.id() == id && holds
             }),
+            suspect_here,
             not_understood: unknown.then(|| "unknown".to_owned()),
             hard_limit: (copy.id().index() % 2 == 0).then_some(Duration::from_secs(30)),
             token: mix(self.next()),

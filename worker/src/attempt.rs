@@ -25,6 +25,11 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
     let slot_at = crew.backend.now();
 
     // Claim: leave to run, or what to do instead.
+    let doubt = if job.doubtful {
+        Some(crew.doubts.lock().await)
+    } else {
+        None
+    };
     let claim = claim(&crew, &job, presence.is_none(), slot.is_some());
     let meeting = crew.claim(claim.clone()).await?;
     let (fence, suspect, crashes) = match meeting {
@@ -34,7 +39,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
             crashes,
         } => (fence, suspect, crashes),
         instead => {
-            drop(slot);
+            drop((slot, doubt));
             let verdict = without_run(&instead, &crew);
             tell(&job, &verdict);
             let counted = Counted::met(&instead);
@@ -48,10 +53,13 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
     let log = JobLog::default();
     crew.claimed(id, claim, fence, log.clone());
     let claimed_at = crew.backend.now();
-    let _alone = if suspect {
+    let alone = suspect.then(|| crew.suspects.try_acquire().ok()).flatten();
+    drop(doubt);
+    let _alone = if suspect && alone.is_none() {
+        // One that nobody took for doubtful: it waits here for the other's end.
         crew.suspects.acquire().await.ok()
     } else {
-        None
+        alone
     };
 
     // A suspect may have waited for another.
@@ -166,6 +174,7 @@ fn claim(crew: &Crew, job: &Waiting, running_here: bool, has_slot: bool) -> Clai
             worker: crew.me,
             owner_alive: false,
             running_here,
+            suspect_here: crew.suspects.available_permits() == 0,
             not_understood,
             // A thread cannot be stopped at its limit: its claim is renewed instead.
             hard_limit: task

@@ -26,6 +26,8 @@ pub(crate) struct Waiting {
     pub(crate) since: Instant,
     /// Slots that it takes.
     pub(crate) slots: usize,
+    /// A worker may have died under it.
+    pub(crate) doubtful: bool,
 }
 
 /// How long lighter jobs pass one that finds too few slots.
@@ -232,6 +234,7 @@ mod tests {
             arrived_at: at,
             since,
             slots: 1,
+            doubtful: false,
         }
     }
 

@@ -681,6 +681,7 @@ mod tests {
                     worker: Mailbox::from_random([1; 16]),
                     owner_alive: false,
                     running_here: false,
+                    suspect_here: false,
                     not_understood: None,
                     hard_limit: None,
                     token: 1,

@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::try_join_all;
 use millhand_proto::{Class, JobId, Parcel, Timestamp, WorkerId};
 use tokio::sync::{Notify, mpsc, watch};
 
@@ -12,7 +13,7 @@ use super::engine::Engine;
 use super::tables::CopyRow;
 use crate::backend::{Consumer, Delivery, DeliveryId, Flow, Settlement, Subscription};
 use crate::crash;
-use crate::error::Result;
+use crate::error::{Error, Result};
 
 /// The longest that a pump looks away: a wake-up may get lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -143,12 +144,11 @@ async fn pump(
         let free = lock(&counts.held).map(|held| prefetch.saturating_sub(held));
         let mut wait = LOOK_AGAIN;
         if free.iter().any(|free| *free > 0) {
-            let (rows, next_due) = take(local, subscription, free).await?;
+            let (rows, next_due) = insist(|| take(local, subscription, free)).await?;
             let full = !rows.is_empty();
-            for row in rows {
-                let Some(delivery) = open(local, row).await? else {
-                    continue;
-                };
+            // Together: what is set aside shares its transactions.
+            let opened = rows.iter().map(|row| insist(move || open(local, row)));
+            for delivery in try_join_all(opened).await?.into_iter().flatten() {
                 local.ledger.hold(delivery.id, &delivery.parcel, &counts);
                 crash::point("deliver.after");
                 if out.send(delivery).await.is_err() {
@@ -167,6 +167,23 @@ async fn pump(
             () = counts.freed.notified() => {}
             () = tokio::time::sleep(wait) => {}
             changed = flow.changed() => if changed.is_err() { return Ok(()) },
+        }
+    }
+}
+
+/// Asks until the file can be used: another process may hold its lock, or its disk may be full. What was
+/// taken must not be given up meanwhile: as long as this worker lives nobody else gets it.
+async fn insist<T, F>(ask: impl Fn() -> F) -> Result<T>
+where
+    F: Future<Output = Result<T>>,
+{
+    loop {
+        match ask().await {
+            Err(error @ Error::Unreachable { .. }) => {
+                tracing::warn!(%error, "deliveries wait");
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+            answer => return answer,
         }
     }
 }
@@ -201,7 +218,7 @@ async fn take(
 }
 
 /// Opens a parcel; what cannot be read is set aside and stops nobody.
-async fn open(local: &Local, row: CopyRow) -> Result<Option<Delivery>> {
+async fn open(local: &Local, row: &CopyRow) -> Result<Option<Delivery>> {
     let taken_at = local.clock.now();
     let (parcel, bad) = match Parcel::decode(&row.body) {
         Ok(opened) => (

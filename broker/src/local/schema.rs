@@ -125,27 +125,31 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     connection
         .execute_batch("PRAGMA synchronous = FULL; PRAGMA wal_autocheckpoint = 4000; PRAGMA cache_size = -16000;")
         .map_err(explain)?;
-    let transaction = connection
-        .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
-        .map_err(explain)?;
-    let version: usize = transaction
-        .query_row("PRAGMA user_version", [], |r| r.get(0))
-        .map_err(explain)?;
-    let Some(steps) = STEPS.get(version..) else {
-        return Err(unusable(format!(
-            "its version {version} is newer than this build knows ({VERSION}); update millhand"
-        )));
-    };
-    if !steps.is_empty() {
-        transaction.execute_batch(&steps.concat()).map_err(explain)?;
-        transaction
-            .pragma_update(None, "application_id", APPLICATION)
+    let version = |connection: &Connection| connection.query_row("PRAGMA user_version", [], |r| r.get::<_, usize>(0));
+    // What is there already is opened without the lock, which another process may hold for long: workers start
+    // also then, and wait with their first delivery.
+    if version(&connection).map_err(explain)? != VERSION {
+        let transaction = connection
+            .transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)
             .map_err(explain)?;
-        transaction
-            .pragma_update(None, "user_version", VERSION)
-            .map_err(explain)?;
+        // Another process may have been first.
+        let version = version(&transaction).map_err(explain)?;
+        let Some(steps) = STEPS.get(version..) else {
+            return Err(unusable(format!(
+                "its version {version} is newer than this build knows ({VERSION}); update millhand"
+            )));
+        };
+        if !steps.is_empty() {
+            transaction.execute_batch(&steps.concat()).map_err(explain)?;
+            transaction
+                .pragma_update(None, "application_id", APPLICATION)
+                .map_err(explain)?;
+            transaction
+                .pragma_update(None, "user_version", VERSION)
+                .map_err(explain)?;
+        }
+        transaction.commit().map_err(explain)?;
     }
-    transaction.commit().map_err(explain)?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
 }

@@ -16,6 +16,8 @@ use crate::error::Result;
 
 /// The pause between two tries to set something aside.
 const AGAIN: Duration = Duration::from_secs(1);
+/// Bytes that are kept of a message that is longer than one may be: RabbitMQ would not get it from here.
+const KEPT: usize = 64 << 10;
 /// Notes of unreadable messages that are kept to be looked at.
 const NOTED: usize = 100;
 
@@ -29,11 +31,11 @@ pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Resul
     let trouble = arrivals.trouble.clone();
     let (sender, deliveries) = mpsc::channel(1024);
     let (flow, watched) = watch::channel(Flow::Open(subscription.prefetch));
-    let pump = Pump {
+    let pump = Arc::new(Pump {
         pair: Arc::clone(pair),
         subscription,
         out: sender,
-    };
+    });
     tokio::spawn(pump.run(arrivals, watched, rules));
     Ok(Consumer {
         deliveries,
@@ -50,7 +52,7 @@ struct Pump {
 
 impl Pump {
     async fn run(
-        self,
+        self: Arc<Self>,
         mut arrivals: Arrivals,
         mut flow: watch::Receiver<Flow>,
         mut rules: watch::Receiver<super::control::Rules>,
@@ -107,7 +109,7 @@ impl Pump {
     }
 
     /// Opens a message; what cannot be read is set aside and stops nobody.
-    async fn open(&self, arrival: Arrival) -> Option<Delivery> {
+    async fn open(self: &Arc<Self>, arrival: Arrival) -> Option<Delivery> {
         let queue = &self.subscription.queue;
         let mut bad: Vec<(Option<JobId>, String)> = Vec::new();
         let parcel = match Parcel::decode(&arrival.body) {
@@ -128,13 +130,20 @@ impl Pump {
             }
             parcel => parcel,
         };
+        let Some(parcel) = parcel else {
+            // Beside what else comes: whoever sends much of this must not slow down the others. It counts as
+            // in hand until it is aside, so that RabbitMQ bounds how many there are.
+            let pump = Arc::clone(self);
+            tokio::spawn(async move {
+                if pump.set_aside(&arrival, bad).await {
+                    pump.pair.queue.acknowledge(vec![arrival.id]);
+                }
+            });
+            return None;
+        };
         if !bad.is_empty() && !self.set_aside(&arrival, bad).await {
             return None;
         }
-        let Some(parcel) = parcel else {
-            self.pair.queue.acknowledge(vec![arrival.id]);
-            return None;
-        };
         let enqueued_at = parcel.jobs()[0].core.enqueued_at;
         let due = parcel.due().unwrap_or(enqueued_at);
         let ready_at = due
@@ -153,13 +162,17 @@ impl Pump {
         })
     }
 
-    /// Until it is aside nothing else comes: RabbitMQ takes nothing, and counts this one as in hand.
     /// Answers whether it is; not so when the worker is gone, and then it comes to another.
     async fn set_aside(&self, arrival: &Arrival, bad: Vec<(Option<JobId>, String)>) -> bool {
         let (pair, queue) = (&self.pair, &self.subscription.queue);
         let reason = bad.first().map(|(_, why)| why.clone()).unwrap_or_default();
         tracing::warn!(%queue, reason, jobs = bad.len(), bytes = arrival.body.len(), "unreadable; set aside");
-        let aside = || pair.publish_one(Route::Side(Side::Unreadable, None), arrival.body.clone());
+        let kept = if arrival.body.len() > limits::MESSAGE_BYTES {
+            arrival.body.slice(..KEPT)
+        } else {
+            arrival.body.clone()
+        };
+        let aside = || pair.publish_one(Route::Side(Side::Unreadable, None), kept.clone());
         while let Err(error) = aside().await {
             tracing::warn!(%queue, %error, "an unreadable message could not be set aside; it is tried again");
             if self.out.is_closed() {

@@ -55,6 +55,7 @@ impl Side {
             worker: worker(),
             owner_alive: false,
             running_here: false,
+            suspect_here: false,
             not_understood: None,
             hard_limit: None,
             token: 9,

@@ -1,9 +1,16 @@
 //! The scenarios, by what is harmed.
 
+mod cancels;
+mod children;
 mod crash_points;
+mod floods;
 mod kills;
+mod parcels;
+mod poison;
 mod rabbit;
 mod reach;
+mod sqlite;
+mod stops;
 mod stores;
 mod wires;
 
@@ -14,10 +21,17 @@ use crate::scenario::Scenario;
 /// All of them, in the order of their numbers.
 pub(crate) fn all() -> Vec<&'static Scenario> {
     let parts = [
+        cancels::SCENARIOS,
+        children::SCENARIOS,
         crash_points::SCENARIOS,
+        floods::SCENARIOS,
         kills::SCENARIOS,
+        parcels::SCENARIOS,
+        poison::SCENARIOS,
         rabbit::SCENARIOS,
         reach::SCENARIOS,
+        sqlite::SCENARIOS,
+        stops::SCENARIOS,
         stores::SCENARIOS,
         wires::SCENARIOS,
     ];

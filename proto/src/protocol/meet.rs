@@ -19,6 +19,8 @@ pub struct Situation {
     pub owner_alive: bool,
     /// Whether this worker runs the job at this moment.
     pub running_here: bool,
+    /// Whether a suspect runs in this worker at this moment: another one is not claimed beside it.
+    pub suspect_here: bool,
     /// Why this worker cannot run the job, if it cannot: an unknown task, version or field.
     pub not_understood: Option<String>,
     /// The hard limit that will be in force.
@@ -47,7 +49,7 @@ pub enum Meeting {
     Ended(State),
     /// Publish this decided successor again, confirm, write the confirm, acknowledge.
     Replay(Successor),
-    /// Its owner is alive: release until then.
+    /// Its owner is alive, or another suspect runs here: release until then.
     Busy(Timestamp),
     /// Not due: release until then.
     NotDue(Timestamp),
@@ -79,7 +81,12 @@ pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting,
         let here = entry.owner == Some(with.worker);
         let in_time = entry.deadline.is_none_or(|deadline| with.now < deadline);
         if (here && with.running_here) || (!here && with.owner_alive && in_time) {
-            let wait = if copy.hop.busy == 0 {
+            // A run that has just begun may be that of a worker that died a moment ago, whatever waits the
+            // copy has behind it.
+            let young = entry
+                .started
+                .is_some_and(|started| with.now.since(started) < limits::LEASE);
+            let wait = if copy.hop.busy == 0 || young {
                 limits::LEASE + Duration::from_secs(1)
             } else {
                 limits::LEASE
@@ -126,6 +133,14 @@ pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting,
             // Still unowned: the death is written by `leave` like any other.
             entry.state = State::Queued;
             (Meeting::Die("worker_lost"), Some(entry))
+        }
+        // A suspect that waited with its claim would be found running when the other kills the worker.
+        Suspicion::Suspect if with.suspect_here => {
+            entry.state = State::Queued;
+            entry.owner = None;
+            entry.deadline = None;
+            let until = with.now.plus(limits::SUSPECT_WAIT);
+            (Meeting::Busy(until), running.then_some(entry))
         }
         Suspicion::None | Suspicion::Suspect => {
             if !running {
@@ -187,5 +202,75 @@ fn lost(entry: &mut Entry, now: Timestamp) {
             worker,
             next: None,
         });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::{JobId, Mailbox};
+    use crate::name::{QueueName, TaskName};
+    use crate::wire::Core;
+
+    #[test]
+    fn a_suspect_that_finds_another_one_is_not_claimed_and_counts_no_death_for_it() {
+        let at = Timestamp::MIN_WIRE;
+        let task = TaskName::new("act").unwrap();
+        let copy = JobCopy::first(Core::new(JobId::given("a"), task, QueueName::default(), at));
+        let with = |n: u8, suspect_here| Situation {
+            worker: Mailbox::from_random([n; 16]),
+            owner_alive: false,
+            running_here: false,
+            suspect_here,
+            not_understood: None,
+            hard_limit: None,
+            token: u64::from(n),
+            now: at,
+        };
+        // Two workers die under it.
+        let mut entry = None;
+        for n in 1..=2 {
+            let (meeting, after) = meet(entry, &copy, &with(n, true));
+            assert!(matches!(meeting, Meeting::Run { suspect: false, .. }), "{meeting:?}");
+            entry = after;
+        }
+        let (meeting, after) = meet(entry, &copy, &with(3, true));
+        assert_eq!(meeting, Meeting::Busy(at.plus(limits::SUSPECT_WAIT)));
+        let after = after.unwrap();
+        assert_eq!((after.deaths, after.state, after.owner), (2, State::Queued, None));
+        // That worker dies too, and another one has a suspect of its own.
+        let (meeting, unchanged) = meet(Some(after.clone()), &copy, &with(4, true));
+        assert_eq!(
+            (meeting, unchanged),
+            (Meeting::Busy(at.plus(limits::SUSPECT_WAIT)), None)
+        );
+        let (meeting, after) = meet(Some(after), &copy, &with(5, false));
+        assert!(matches!(meeting, Meeting::Run { suspect: true, .. }), "{meeting:?}");
+        assert_eq!(after.unwrap().deaths, 2);
+    }
+
+    #[test]
+    fn a_copy_that_waited_before_waits_no_longer_for_a_run_that_has_just_begun() {
+        let at = Timestamp::MIN_WIRE;
+        let task = TaskName::new("act").unwrap();
+        let mut copy = JobCopy::first(Core::new(JobId::given("a"), task, QueueName::default(), at));
+        let with = |n: u8, seconds| Situation {
+            worker: Mailbox::from_random([n; 16]),
+            owner_alive: true,
+            running_here: false,
+            suspect_here: false,
+            not_understood: None,
+            hard_limit: None,
+            token: u64::from(n),
+            now: at.plus(Duration::from_secs(seconds)),
+        };
+        let (_, entry) = meet(None, &copy, &with(1, 0));
+        copy.hop.busy = 2;
+        let waits = |seconds| match meet(entry.clone(), &copy, &with(2, seconds)) {
+            (Meeting::Busy(until), None) => until.since(with(2, seconds).now),
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(waits(1), limits::LEASE + Duration::from_secs(1));
+        assert_eq!(waits(20), Duration::from_secs(60));
     }
 }
