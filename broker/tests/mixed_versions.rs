@@ -181,6 +181,7 @@ async fn meet(backend: &Arc<dyn Backend>, delivery: &Delivery) -> Vec<Meeting> {
             worker: worker(),
             owner_alive: false,
             running_here: false,
+            suspect_here: false,
             not_understood: copy.not_understood().next().map(str::to_owned),
             hard_limit: None,
             token,

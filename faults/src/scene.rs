@@ -213,7 +213,7 @@ impl Scene {
     /// Waits until every job has ended; false when they do not.
     pub(crate) async fn ended(&self) -> Result<bool> {
         let client = Client::new(self.place.open()?);
-        let ended = all_ended(&client, &with_children(&self.jobs)).await;
+        let ended = all_ended(&client, &with_children(&self.jobs), || self.starts().unwrap_or(0)).await;
         client.close().await;
         Ok(ended)
     }
@@ -234,7 +234,7 @@ impl Scene {
                 .await
                 .is_ok()
         } else {
-            all_ended(&client, &with_children(&self.jobs)).await
+            all_ended(&client, &with_children(&self.jobs), || self.starts().unwrap_or(0)).await
         };
         let drained = after.elapsed();
         let mut statuses = Vec::new();
@@ -299,24 +299,24 @@ fn with_children(jobs: &[(JobId, Work)]) -> Vec<JobId> {
 const READ: usize = 500;
 
 /// Waits until all have ended; false when they do not.
-async fn all_ended(client: &Client, ids: &[JobId]) -> bool {
-    let mut end = Instant::now() + PATIENCE;
+async fn all_ended(client: &Client, ids: &[JobId], starts: impl Fn() -> usize) -> bool {
+    let (mut end, mut started) = (Instant::now() + PATIENCE, 0);
     for few in ids.chunks(READ) {
         let mut open = few.to_vec();
         loop {
             // One whose record is not there yet, or is gone, has not ended for who asks.
             if let Ok(views) = client.backend().read(open.clone()).await {
                 let has_ended = |view: &Option<JobView>| view.as_ref().is_some_and(|view| view.entry.state.is_ended());
-                let before = open.len();
                 let mut ended = views.iter().map(has_ended);
                 open.retain(|_| !ended.next().unwrap_or(false));
-                if open.len() < before {
-                    // As long as jobs end, nothing is stuck.
-                    end = end.max(Instant::now() + PATIENCE / 2);
-                }
             }
             if open.is_empty() {
                 break;
+            }
+            // As long as jobs begin, nothing is stuck: these may stand behind many others.
+            if starts() > started {
+                started = starts();
+                end = end.max(Instant::now() + PATIENCE / 2);
             }
             if Instant::now() > end {
                 return false;
