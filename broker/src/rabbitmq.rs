@@ -23,6 +23,8 @@ use millhand_proto::{QueueName, WorkerId};
 use self::acks::Acks;
 use self::admin::Admin;
 use self::consume::Consuming;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use self::consume::told;
 use self::link::Link;
 use self::names::Names;
 use self::publish::Outbox;

@@ -398,14 +398,21 @@ impl Session {
 
 /// A delivery as the pair sees it.
 pub(super) fn arrival(generation: Generation, delivery: Delivery) -> Arrival {
-    let redeliveries = redeliveries(&delivery.properties).max(u32::from(delivery.redelivered));
+    let (redeliveries, published_at) = told(&delivery.properties);
     Arrival {
         id: generation.delivery(delivery.delivery_tag),
-        redeliveries,
-        published_at: header(&delivery.properties, AT).map(Timestamp::from_micros),
+        redeliveries: redeliveries.max(u32::from(delivery.redelivered)),
+        published_at,
         taken_at: Clock::system().now(),
         body: delivery.data.into(),
     }
+}
+
+/// What a message's headers tell: how often it was delivered before, and when it was published. Anyone may
+/// have written them.
+pub(crate) fn told(properties: &BasicProperties) -> (u32, Option<Timestamp>) {
+    let published_at = header(properties, AT).map(Timestamp::from_micros);
+    (redeliveries(properties), published_at.filter(|at| at.is_plausible()))
 }
 
 /// How often it was delivered before. RabbitMQ 4.3 tells it; older ones tell which deliveries failed,
