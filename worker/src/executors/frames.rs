@@ -351,4 +351,34 @@ mod tests {
         let again = Frame::decode(&bytes[4..]).unwrap();
         assert!(matches!(again, Frame::Done(done) if matches!(done[0].end, End::Back(()))));
     }
+
+    #[test]
+    fn lists_end_at_their_limits() {
+        let reads = |frame: Frame| {
+            let mut bytes = Vec::new();
+            frame.append_to(&mut bytes).unwrap();
+            Frame::decode(&bytes[4..]).map(drop).map_err(|e| e.to_string())
+        };
+        let done = || Done::only(JobId::from_bytes([7; 16]), End::Back(()));
+        let answers = |count: usize| reads(Frame::Done((0..count).map(|_| done()).collect()));
+        assert_eq!(answers(CHILD_JOBS), Ok(()));
+        assert!(answers(CHILD_JOBS + 1).unwrap_err().contains("at most 64"));
+        let children = |count: usize| {
+            let children = vec![Bytes::new(); count];
+            reads(Frame::Done(vec![Done { children, ..done() }]))
+        };
+        assert_eq!(children(CHILDREN), Ok(()));
+        assert!(children(CHILDREN + 1).unwrap_err().contains("at most 1000"));
+        let tasks = |count: usize| {
+            reads(Frame::Hello(Hello {
+                version: VERSION,
+                pid: 1,
+                tasks: vec![TaskName::new("a").unwrap(); count],
+                window: 1,
+                descriptors: false,
+            }))
+        };
+        assert_eq!(tasks(TASKS), Ok(()));
+        assert!(tasks(TASKS + 1).is_err());
+    }
 }
