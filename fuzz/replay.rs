@@ -21,11 +21,51 @@ pub(crate) fn corpus(target: &str, room: usize, read: impl Fn(&[u8]), check: imp
         .collect();
     files.sort();
     assert!(files.len() >= 12, "{} holds {} files", folder.display(), files.len());
+    let rounds = if std::env::var_os("MILLHAND_LONG").is_some() {
+        20_000
+    } else {
+        50
+    };
+    let mut dice = Dice(0x9e37_79b9_7f4a_7c15);
     for file in files {
         let data = std::fs::read(&file).unwrap();
         let name = file.file_name().unwrap().to_string_lossy();
         bounded(&name, &data, room, &read);
         check(&data);
+        for _ in 0..rounds {
+            check(&dice.changed(&data));
+        }
+    }
+}
+
+/// Changes inputs, each run in the same way. The fuzzer itself does it with more thought.
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 ^= self.0 << 13;
+        self.0 ^= self.0 >> 7;
+        self.0 ^= self.0 << 17;
+        usize::try_from(self.0 >> 16).unwrap_or(0) % end.max(1)
+    }
+
+    fn changed(&mut self, data: &[u8]) -> Vec<u8> {
+        let mut data = data.to_vec();
+        for _ in 0..=self.below(4) {
+            let at = self.below(data.len() + 1);
+            let end = (at + self.below(9)).min(data.len());
+            match self.below(4) {
+                0 => drop(data.drain(at..end)),
+                1 => data.insert(at, [0, 1, 0x7f, 0x80, 0xc1, 0xdf, 0xff, b'@'][self.below(8)]),
+                2 => data.splice(at..at, data[at..end].to_vec()).for_each(drop),
+                _ => {
+                    if let Some(byte) = data.get_mut(at) {
+                        *byte ^= 1 << self.below(8);
+                    }
+                }
+            }
+        }
+        data
     }
 }
 

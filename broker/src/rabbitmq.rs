@@ -6,6 +6,7 @@
 mod acks;
 mod admin;
 mod consume;
+mod headers;
 mod link;
 mod names;
 mod publish;
@@ -24,7 +25,7 @@ use self::acks::Acks;
 use self::admin::Admin;
 use self::consume::Consuming;
 #[cfg(any(test, feature = "fuzz"))]
-pub(crate) use self::consume::told;
+pub(crate) use self::headers::told;
 use self::link::Link;
 use self::names::Names;
 use self::publish::Outbox;

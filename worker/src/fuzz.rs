@@ -1,7 +1,11 @@
 //! What the fuzz target does with child frames; see `fuzz/README.md`. Compiled into tests and into the
 //! target only.
 
-use crate::executors::frames::{Frame, parcels};
+use std::time::Duration;
+
+use millhand_proto::{ErrorText, Outcome, Payload};
+
+use crate::executors::frames::{Carried, End, Frame, failure, parcels};
 use crate::executors::socket::Inbox;
 
 /// The frames of a stream up to the first that is none, as a worker and a child read them.
@@ -28,9 +32,32 @@ pub fn frames(data: &[u8]) {
             "{frame:?}"
         );
         if let Frame::Done(done) = frame {
-            done.iter().for_each(|done| drop(parcels(&done.children)));
+            for done in done {
+                drop(parcels(&done.children));
+                end(done.end);
+            }
         }
     }
+}
+
+/// The outcome that a child reports is what it reports of that outcome.
+fn end(end: End) {
+    let shown = format!("{end:?}");
+    let outcome = match end {
+        End::Failed { error, retry_in_ms } if error.len() < 1024 => failure(error, retry_in_ms),
+        End::Fatal { reason, error } if error.len() < 1024 => Outcome::Fatal {
+            reason,
+            error: ErrorText::new(error),
+        },
+        End::Snooze { delay_ms } => Outcome::Snoozed(Duration::from_millis(delay_ms)),
+        End::Ok(Carried {
+            codec,
+            bytes: Some(bytes),
+            length: None,
+        }) => Outcome::Succeeded(Payload { codec, bytes }),
+        _ => return,
+    };
+    assert_eq!(format!("{:?}", End::of(outcome)), shown);
 }
 
 #[cfg(test)]
