@@ -40,13 +40,14 @@ pub fn url(data: &[u8]) {
         }
         Err(error) => said(&error),
     };
-    // What stands behind :// and before an @ may be a password.
-    let hidden = [Some(broker), store].into_iter().flatten().any(|url| {
-        let behind = url.split_once("://").map_or("", |(_, rest)| rest);
-        behind
-            .rsplit_once('@')
-            .is_some_and(|(login, rest)| login.contains(SECRET) && !rest.contains(SECRET))
-    });
+    // What stands behind a colon and before an @ may be a password.
+    let hidden = |url: &str| {
+        let (scheme, behind) = url.split_once(':').unwrap_or_default();
+        let (login, rest) = behind.rsplit_once('@').unwrap_or_default();
+        login.contains(SECRET) && !scheme.contains(SECRET) && !rest.contains(SECRET)
+    };
+    let urls = [Some(broker), store].into_iter().flatten();
+    let hidden = urls.filter(|url| url.contains(SECRET)).all(hidden);
     assert!(!hidden || !shown.contains(SECRET), "{shown}");
 }
 

@@ -19,7 +19,7 @@ pub(crate) fn settings(text: &str) {
             let said = error.to_string();
             assert!(said.lines().count() < 100, "{said}");
             let secret = |line: &str| {
-                line.split_once("://").is_some_and(|(key, url)| {
+                line.split_once(":/").is_some_and(|(key, url)| {
                     !key.contains("canary") && url.rsplit_once('@').is_some_and(|(login, _)| login.contains("canary"))
                 })
             };
