@@ -12,6 +12,9 @@ pub mod conformance;
 pub mod crash;
 mod error;
 pub mod faults;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 #[cfg(test)]
 mod golden;
 mod io;

@@ -6,6 +6,7 @@
 mod acks;
 mod admin;
 mod consume;
+mod headers;
 mod link;
 mod names;
 mod publish;
@@ -23,6 +24,8 @@ use millhand_proto::{QueueName, WorkerId};
 use self::acks::Acks;
 use self::admin::Admin;
 use self::consume::Consuming;
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) use self::headers::told;
 use self::link::Link;
 use self::names::Names;
 use self::publish::Outbox;

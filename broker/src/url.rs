@@ -183,10 +183,11 @@ fn path(name: &str, value: &str) -> std::result::Result<PathBuf, String> {
 /// What may be shown of a URL: it may carry a password, so of one with an authority the scheme, and
 /// nothing of one that is written wrong.
 fn shown(text: &str) -> String {
+    let plain = |scheme: &str| scheme.len() < 20 && scheme.chars().all(|c| c.is_ascii_alphanumeric());
     match text.split_once("://") {
-        Some((scheme, _)) => format!("{}://…", scheme.chars().take(20).collect::<String>()),
-        None if text.contains('@') => "…".into(),
-        None => text.chars().take(200).collect(),
+        Some((scheme, _)) if plain(scheme) => format!("{scheme}://…"),
+        None if !text.contains('@') => text.chars().take(200).collect(),
+        _ => "…".into(),
     }
 }
 

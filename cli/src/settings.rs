@@ -1,6 +1,8 @@
 //! Settings: a file, the environment and flags, in rising order. What is not understood is refused
 //! with its source, key and value, and the nearest right key.
 
+#[cfg(any(test, feature = "fuzz"))]
+pub(crate) mod fuzz;
 mod keys;
 mod sources;
 mod tables;
@@ -146,12 +148,22 @@ impl Settings {
             }
             None => (None, String::new()),
         };
+        Self::of(file, &text, flags, env)
+    }
+
+    /// Reads settings from the text of a file.
+    fn of(
+        file: Option<PathBuf>,
+        text: &str,
+        flags: &Flags,
+        env: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Self, SettingsError> {
         let variables = variables(env)?;
         let named = file
             .as_deref()
             .map_or_else(|| DEFAULT_FILE.to_owned(), |f| f.display().to_string());
         let mut builder = Config::builder()
-            .add_source(File::from_str(&text, FileFormat::Toml))
+            .add_source(File::from_str(text, FileFormat::Toml))
             .add_source(
                 Environment::with_prefix("MILLHAND")
                     .prefix_separator("_")
@@ -184,17 +196,9 @@ impl Settings {
             .build()
             .and_then(|config| config.collect())
             .map_err(|e| SettingsError::one(format!("{named}: {}", without_source(&e.to_string()))))?;
-        let mut reader = Reader {
-            origins,
-            problems: Vec::new(),
-        };
+        let mut reader = Reader::new(origins);
         let settings = reader.settings(&merged, file);
-        match settings {
-            Some(settings) if reader.problems.is_empty() => Ok(settings),
-            _ => {
-                reader.problems.sort();
-                Err(SettingsError(reader.problems))
-            }
-        }
+        let problems = reader.problems();
+        settings.filter(|_| problems.is_empty()).ok_or(SettingsError(problems))
     }
 }

@@ -363,6 +363,29 @@ mod tests {
     }
 
     #[test]
+    fn limits_at_their_edge() {
+        let args = |bytes: usize| {
+            let args = Payload::json(format!("\"{}\"", "x".repeat(bytes - 2))).unwrap();
+            core(RawJob::new(TaskName::new("t").unwrap(), args))
+        };
+        assert!(args(limits::ARGS_BYTES).is_ok());
+        assert!(args(limits::ARGS_BYTES + 1).unwrap_err().contains("\"arguments\""));
+        let micro = Duration::from_micros(1);
+        for at in [raw().delay(limits::HORIZON), raw().expires_in(limits::HORIZON)] {
+            assert!(core(at).is_ok());
+        }
+        for past in [
+            raw().delay(limits::HORIZON + micro),
+            raw().expires_in(limits::HORIZON + micro),
+        ] {
+            assert!(core(past).unwrap_err().contains("\"horizon\""));
+        }
+        let tags = |count: usize| (0..count).fold(raw(), |job, _| job.tag("x".repeat(limits::TAG_BYTES)));
+        assert!(core(tags(limits::TAGS)).is_ok());
+        assert!(core(tags(limits::TAGS + 1)).is_err());
+    }
+
+    #[test]
     fn what_is_allowed_arrives() {
         let job = raw()
             .queue("slow")

@@ -6,6 +6,9 @@
 pub mod advice;
 pub mod class;
 pub mod executor;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 pub mod histogram;
 pub mod id;
 pub mod limits;

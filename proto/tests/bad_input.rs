@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, missing_docs, unreachable_pub)]
 
 mod common;
+#[path = "../../fuzz/replay.rs"]
+#[allow(dead_code)]
+mod replay;
 
 use bytes::Bytes;
 use common::{Fields, V, common as shared, core, header, job, parcel, with, without};
@@ -245,6 +248,84 @@ fn huge_lengths_are_not_believed() {
 }
 
 #[test]
+fn much_of_anything_costs_no_more_than_its_bytes() {
+    const MANY: u32 = 200_000;
+    let nil = || V::Nil;
+    let map = |first: &Fields, prefix: char, count: u32| {
+        let mut bytes = vec![0xdf];
+        bytes.extend((u32::try_from(first.len()).unwrap() + count).to_be_bytes());
+        for (key, value) in first {
+            bytes.extend(V::S(key).bytes());
+            bytes.extend(value.bytes());
+        }
+        for n in 0..count {
+            bytes.extend(V::S(Box::leak(format!("{prefix}{n}").into_boxed_str())).bytes());
+            bytes.extend(nil().bytes());
+        }
+        V::Raw(bytes)
+    };
+    let jobs = |n: u16| (0..n).map(|i| job(&core(i), &vec![])).collect::<Vec<_>>();
+    let behind = |header: V, jobs: Vec<V>| V::Arr(vec![header, V::Arr(jobs)]).bytes();
+    let common_of = |common: V| V::Map(vec![("v", V::U(1)), ("c", common)]);
+    let pair = |core: V, hop: V| V::Bin([core.bytes(), hop.bytes()].concat());
+    let long: &'static str = Box::leak("k".repeat(1 << 20).into_boxed_str());
+    let wrong = vec![("ea", nil()), (long, nil()), (long, nil())];
+    let tags = V::Arr(vec![V::S(""); MANY as usize]);
+    let args = V::Bin(V::Arr(vec![nil(); 1 << 20]).bytes());
+    let header = || V::Map(header());
+    let empty = || V::Map(vec![]);
+    for (name, bytes) in [
+        (
+            "keys of a header",
+            behind(map(&common::header(), 'a', MANY), jobs(1024)),
+        ),
+        (
+            "such as must be understood",
+            behind(map(&common::header(), 'A', MANY), jobs(1024)),
+        ),
+        ("common keys", behind(common_of(map(&shared(), 'a', MANY)), jobs(1024))),
+        (
+            "common keys that must be understood",
+            behind(common_of(map(&shared(), 'A', MANY)), jobs(1024)),
+        ),
+        (
+            "a long key that is wrong for each job",
+            behind(common_of(V::Map(wrong)), jobs(1024)),
+        ),
+        (
+            "keys of a core",
+            behind(header(), vec![pair(map(&core(0), 'a', MANY), empty())]),
+        ),
+        (
+            "such as must be understood",
+            behind(header(), vec![pair(map(&core(0), 'A', MANY), empty())]),
+        ),
+        (
+            "keys of a hop",
+            behind(header(), vec![pair(V::Map(core(0)), map(&vec![], 'a', MANY))]),
+        ),
+        (
+            "such as must be understood",
+            behind(header(), vec![pair(V::Map(core(0)), map(&vec![], 'A', MANY))]),
+        ),
+        (
+            "tags",
+            behind(header(), vec![job(&with(&core(0), "tg", tags), &vec![])]),
+        ),
+        (
+            "arguments",
+            behind(header(), vec![job(&with(&core(0), "a", args), &vec![])]),
+        ),
+        ("a million jobs", behind(header(), vec![V::Bin(vec![]); 1 << 20])),
+        ("short jobs", behind(header(), jobs(1024))),
+    ] {
+        // A job that was read takes so many bytes, however short it is on the wire.
+        let read = |data: &[u8]| drop(Parcel::decode(&Bytes::copy_from_slice(data)));
+        replay::bounded(name, &bytes, 1024 * 1024, read);
+    }
+}
+
+#[test]
 fn keys_that_stand_twice_or_are_no_text() {
     let twice = |key| [core(0), core(0).into_iter().filter(|(k, _)| *k == key).collect()].concat();
     for key in ["i", "t", "a"] {
@@ -259,6 +340,24 @@ fn keys_that_stand_twice_or_are_no_text() {
         WireError::Twice("zz".into())
     );
     assert_eq!(bad_common([shared(), shared()].concat()), WireError::Twice("q".into()));
+    // Among many keys, too, the first that stands twice is found, after what stands before it was read.
+    let many: Fields = (0..100)
+        .map(|n| (&*Box::leak(format!("z{n}").into_boxed_str()), V::U(n)))
+        .collect();
+    // These two have one hash.
+    let many = [many, vec![("costarring", V::Nil), ("liquid", V::Nil)]].concat();
+    let two = vec![("z70", V::Nil), ("more", V::Nil), ("z3", V::Nil)];
+    let found = bad(&[core(0), many.clone(), two].concat(), &vec![]);
+    assert_eq!(
+        (found.error, found.id),
+        (WireError::Twice("z70".into()), Some(common::id(0)))
+    );
+    assert!(
+        open(parcel(&header(), vec![job(&[core(0), many].concat(), &vec![])]))
+            .unwrap()
+            .bad
+            .is_empty()
+    );
     let number_key = [V::Map(core(0)).bytes(), vec![0x81, 0x01, 0x01]].concat();
     let opened = open(parcel(&header(), vec![V::Bin(number_key)])).unwrap();
     assert!(is_field(&opened.bad[0].error, ""));

@@ -13,6 +13,9 @@ mod crew;
 mod dispatch;
 mod executors;
 mod failure;
+#[cfg(any(test, feature = "fuzz"))]
+#[doc(hidden)]
+pub mod fuzz;
 mod health;
 mod log;
 mod panics;

@@ -9,19 +9,19 @@ use std::time::{Duration, Instant};
 use futures_util::future::try_join_all;
 use futures_util::stream::{BoxStream, SelectAll};
 use futures_util::{StreamExt, stream};
+use lapin::Channel;
 use lapin::message::Delivery;
 use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicNackOptions, BasicQosOptions};
-use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Channel};
-use millhand_proto::{Class, Timestamp, WorkerId};
+use lapin::types::FieldTable;
+use millhand_proto::{Class, WorkerId};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
 use super::acks::{Acking, Acks};
+use super::headers::told;
 use super::link::{FIRST_PAUSE, LAST_PAUSE, Link, Wire};
 use super::names::Names;
-use super::publish::AT;
 use super::topology::Thing;
 use super::trouble::Trouble;
 use crate::backend::{Flow, Subscription};
@@ -398,32 +398,12 @@ impl Session {
 
 /// A delivery as the pair sees it.
 pub(super) fn arrival(generation: Generation, delivery: Delivery) -> Arrival {
-    let redeliveries = redeliveries(&delivery.properties).max(u32::from(delivery.redelivered));
+    let (redeliveries, published_at) = told(&delivery.properties);
     Arrival {
         id: generation.delivery(delivery.delivery_tag),
-        redeliveries,
-        published_at: header(&delivery.properties, AT).map(Timestamp::from_micros),
+        redeliveries: redeliveries.max(u32::from(delivery.redelivered)),
+        published_at,
         taken_at: Clock::system().now(),
         body: delivery.data.into(),
-    }
-}
-
-/// How often it was delivered before. RabbitMQ 4.3 tells it; older ones tell which deliveries failed,
-/// and to them each failed that was not acknowledged.
-fn redeliveries(properties: &BasicProperties) -> u32 {
-    let count = header(properties, "x-acquired-count").or_else(|| header(properties, "x-delivery-count"));
-    count.and_then(|count| u32::try_from(count).ok()).unwrap_or(0)
-}
-
-fn header(properties: &BasicProperties, name: &str) -> Option<i64> {
-    match properties.headers().as_ref()?.inner().get(name)? {
-        AMQPValue::ShortShortInt(n) => Some((*n).into()),
-        AMQPValue::ShortShortUInt(n) => Some((*n).into()),
-        AMQPValue::ShortInt(n) => Some((*n).into()),
-        AMQPValue::ShortUInt(n) => Some((*n).into()),
-        AMQPValue::LongInt(n) => Some((*n).into()),
-        AMQPValue::LongUInt(n) => Some((*n).into()),
-        AMQPValue::LongLongInt(n) => Some(*n),
-        _ => None,
     }
 }

@@ -70,7 +70,7 @@ impl Reader {
                 };
                 match value {
                     Some(value) => self.wrong(key, value, error.problem()),
-                    None => self.problems.push(error.to_string()),
+                    None => self.say(|_| error.to_string()),
                 }
                 None
             }
@@ -96,10 +96,12 @@ impl Reader {
             }
         }
         if worker.asyncs + worker.threads + worker.processes == 0 {
-            let (source, _) = self.origins.of("worker");
-            self.problems.push(format!(
-                "{source}: worker.async, worker.threads and worker.processes are all 0: a worker needs a slot"
-            ));
+            self.say(|reader| {
+                format!(
+                    "{}: worker.async, worker.threads and worker.processes are all 0: a worker needs a slot",
+                    reader.origins.of("worker").0
+                )
+            });
         }
     }
 

@@ -10,53 +10,86 @@ use super::keys::{nearest, siblings};
 use super::sources::Origins;
 use crate::{sizes, times};
 
-/// Reads values, and keeps every problem.
+/// Problems that are told of; who has more of them has another file.
+const MOST: usize = 50;
+
+/// Reads values, and keeps what is wrong with them.
 pub(super) struct Reader {
     pub(super) origins: Origins,
-    pub(super) problems: Vec<String>,
+    problems: Vec<String>,
+    more: usize,
 }
 
 impl Reader {
+    pub(super) fn new(origins: Origins) -> Self {
+        Self {
+            origins,
+            problems: Vec::new(),
+            more: 0,
+        }
+    }
+
+    /// What was wrong.
+    pub(super) fn problems(mut self) -> Vec<String> {
+        self.problems.sort();
+        if self.more > 0 {
+            self.problems.push(format!("and {} more", self.more));
+        }
+        self.problems
+    }
+
+    pub(super) fn say(&mut self, problem: impl FnOnce(&Self) -> String) {
+        if self.problems.len() < MOST {
+            let problem = problem(self);
+            self.problems.push(problem);
+        } else {
+            self.more += 1;
+        }
+    }
+
     /// Says what is wrong with the value of `key`.
     pub(super) fn wrong(&mut self, key: &str, value: &Value, problem: &str) {
-        let (source, names_key) = self.origins.of(key);
-        let shown = show(value);
-        self.problems.push(if names_key {
-            format!("{source} = {shown}: {problem}")
-        } else {
-            format!("{source}: {key} = {shown}: {problem}")
+        self.say(|reader| {
+            let (source, names_key) = reader.origins.of(key);
+            let shown = show(value);
+            if names_key {
+                format!("{source} = {shown}: {problem}")
+            } else {
+                format!("{source}: {key} = {shown}: {problem}")
+            }
         });
     }
 
     /// Says what is wrong with the table at `key`.
     pub(super) fn problem(&mut self, key: &str, problem: &str) {
-        let (source, _) = self.origins.of(key);
-        self.problems.push(format!("{source}: {key} {problem}"));
+        self.say(|reader| format!("{}: {key} {problem}", reader.origins.of(key).0));
     }
 
     /// Says that there is no such setting, and which is the nearest.
     pub(super) fn unknown(&mut self, key: &str, value: &Value) {
-        let (source, is_variable) = self.origins.of(key);
-        let nearest = nearest(key);
-        let spelled = |key: &str| {
+        self.say(|reader| {
+            let (source, is_variable) = reader.origins.of(key);
+            let nearest = nearest(key);
+            let spelled = |key: &str| {
+                if is_variable {
+                    format!("MILLHAND_{}", key.to_uppercase().replace('.', "__"))
+                } else {
+                    key.to_owned()
+                }
+            };
+            let suggestion = match nearest {
+                Some(nearest) => format!("; did you mean {}?", spelled(&nearest)),
+                None => format!(
+                    "; there is {}",
+                    siblings(key).map(|k| spelled(&k)).collect::<Vec<_>>().join(", ")
+                ),
+            };
+            let shown = show(value);
             if is_variable {
-                format!("MILLHAND_{}", key.to_uppercase().replace('.', "__"))
+                format!("{source} = {shown}: this is no setting{suggestion}")
             } else {
-                key.to_owned()
+                format!("{source}: {key} = {shown}: this is no setting{suggestion}")
             }
-        };
-        let suggestion = match nearest {
-            Some(nearest) => format!("; did you mean {}?", spelled(&nearest)),
-            None => format!(
-                "; there is {}",
-                siblings(key).map(|k| spelled(&k)).collect::<Vec<_>>().join(", ")
-            ),
-        };
-        let shown = show(value);
-        self.problems.push(if is_variable {
-            format!("{source} = {shown}: this is no setting{suggestion}")
-        } else {
-            format!("{source}: {key} = {shown}: this is no setting{suggestion}")
         });
     }
 

@@ -51,7 +51,7 @@ pub struct Core {
     pub producer: Option<String>,
     /// `mb`: the mailbox that is told when the job ends.
     pub mailbox: Option<Mailbox>,
-    /// Keys that must be understood and are not; the job is parked.
+    /// Keys that must be understood and are not, the first few; the job is parked.
     pub not_understood: Vec<String>,
 }
 
@@ -83,7 +83,7 @@ impl Core {
 }
 
 /// Fields as they are found, header first, then the job's own over them.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Draft {
     id: Option<JobId>,
     task: Option<TaskName>,
@@ -111,9 +111,9 @@ impl Draft {
         self.id
     }
 
-    /// Notes keys of the header that must be understood and are not.
-    pub(super) fn must_understand(&mut self, keys: &[String]) {
-        self.not_understood.extend_from_slice(keys);
+    /// Notes a key that must be understood and is not.
+    pub(super) fn must_understand(&mut self, key: &str) {
+        value::note(&mut self.not_understood, key);
     }
 
     /// Reads the map at the start of `bytes` over what is here; answers its length.
@@ -133,10 +133,7 @@ impl Draft {
     }
 
     fn field(&mut self, source: &Bytes, key: &str, value: &[u8]) -> Result<(), WireError> {
-        let wrong = |expected| WireError::Field {
-            field: key.to_owned(),
-            expected,
-        };
+        let wrong = |expected| value::wrong(key, expected);
         match key {
             "i" => self.id = Some(JobId::from_bytes(value::bytes16(key, value)?)),
             "t" => self.task = Some(TaskName::new(value::text(key, value)?)?),
@@ -154,8 +151,13 @@ impl Draft {
             "to" => self.limits = rmp_serde::from_slice(value).map_err(|_| wrong("a map of time limits"))?,
             "rp" => self.retry = rmp_serde::from_slice(value).map_err(|_| wrong("a map of retry settings"))?,
             "tg" => {
+                // Counted before anything is made of them.
+                let count = rmp::decode::read_array_len(&mut &*value).map_err(|_| wrong("a list of text"))?;
+                if count as usize > limits::TAGS {
+                    return Err(wrong("at most 8 tags of at most 64 bytes"));
+                }
                 let tags: Vec<String> = rmp_serde::from_slice(value).map_err(|_| wrong("a list of text"))?;
-                if tags.len() > limits::TAGS || tags.iter().any(|t| t.len() > limits::TAG_BYTES) {
+                if tags.iter().any(|t| t.len() > limits::TAG_BYTES) {
                     return Err(wrong("at most 8 tags of at most 64 bytes"));
                 }
                 self.tags = tags;
@@ -165,10 +167,10 @@ impl Draft {
             "by" => self.producer = Some(value::text(key, value)?.chars().take(128).collect()),
             "mb" => self.mailbox = Some(Mailbox::from_bytes(value::bytes16(key, value)?)),
             // Arguments that this build could not read are as good as a field that it must know.
-            "z" | "e" => self.not_understood.push(key.to_owned()),
+            "z" | "e" => self.must_understand(key),
             _ if RESERVED.contains(&key) => {}
             _ if key.starts_with(|c: char| c.is_ascii_uppercase()) => {
-                self.not_understood.push(key.chars().take(64).collect());
+                self.must_understand(key);
             }
             _ => {}
         }

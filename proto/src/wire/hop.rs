@@ -1,7 +1,5 @@
 //! The hop of a job: what changes from copy to copy.
 
-use bytes::Bytes;
-
 use super::WireError;
 use super::value::{self, Fields};
 use crate::time::Timestamp;
@@ -36,10 +34,17 @@ pub struct Hop {
     pub first_error: Option<String>,
     /// `ev`: the version that the record is expected to have.
     pub expected_version: Option<[u8; 8]>,
-    /// Fields that this build does not know: key and value as one run of bytes.
-    pub(crate) extra: Vec<Bytes>,
-    /// Unknown keys that must be understood.
+    /// Fields that this build does not know.
+    pub(crate) extra: Extra,
+    /// Unknown keys that must be understood, the first few.
     pub(crate) not_understood: Vec<String>,
+}
+
+/// Unknown fields: how many, and all their keys and values as one run of bytes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Extra {
+    fields: usize,
+    bytes: Vec<u8>,
 }
 
 impl Hop {
@@ -78,12 +83,11 @@ impl Hop {
                 }
                 _ => {
                     if key.starts_with(|c: char| c.is_ascii_uppercase()) {
-                        hop.not_understood.push(key.chars().take(64).collect());
+                        value::note(&mut hop.not_understood, key);
                     }
-                    let mut run = Vec::with_capacity(key.len() + value.len() + 5);
-                    value::put_text(&mut run, key);
-                    run.extend_from_slice(value);
-                    hop.extra.push(run.into());
+                    hop.extra.fields += 1;
+                    value::put_text(&mut hop.extra.bytes, key);
+                    hop.extra.bytes.extend_from_slice(value);
                 }
             }
         }
@@ -103,7 +107,7 @@ impl Hop {
             + usize::from(self.parked.is_some())
             + usize::from(self.first_error.is_some())
             + usize::from(self.expected_version.is_some());
-        value::put_map(out, known + self.extra.len());
+        value::put_map(out, known + self.extra.fields);
         for (key, number) in numbers {
             if number > 0 {
                 value::put_text(out, key);
@@ -128,8 +132,6 @@ impl Hop {
             value::put_text(out, "ev");
             value::put_bin(out, version);
         }
-        for run in &self.extra {
-            out.extend_from_slice(run);
-        }
+        out.extend_from_slice(&self.extra.bytes);
     }
 }

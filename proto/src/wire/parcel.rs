@@ -261,7 +261,8 @@ impl Parcel {
         }
         let header_len = prescan::value(rest)?;
         let (header, mut rest) = rest.split_at(header_len);
-        let common = check_header(header)?;
+        let header = bytes.slice_ref(header);
+        let common = Common::of(&header)?;
         let count = rmp::decode::read_array_len(&mut rest).map_err(|_| shape())? as usize;
         if count == 0 || count > limits::PARCEL_JOBS {
             return Err(WireError::Field {
@@ -269,15 +270,14 @@ impl Parcel {
                 expected: "a list of 1 to 1,024 jobs",
             });
         }
-        let header = bytes.slice_ref(header);
         let mut jobs: Vec<JobCopy> = Vec::new();
         let mut bad = Vec::new();
         for _ in 0..count {
             let end = prescan::value(rest)?;
             let (raw, after) = rest.split_at(end);
             rest = after;
-            let mut draft = Draft::default();
-            match open_job(bytes, &header, &common, raw, &mut draft) {
+            let mut draft = common.draft.clone();
+            match open_job(bytes, &common, raw, &mut draft) {
                 Ok((core_bytes, hop)) => match draft.finish() {
                     Ok(core) => {
                         let key = core.id.record_at(hop.hand);
@@ -321,48 +321,40 @@ impl Parcel {
     }
 }
 
-/// What the header says of all jobs.
-struct Common<'a> {
-    fields: Option<&'a [u8]>,
-    not_understood: Vec<String>,
+/// What the header says of all jobs, read once.
+struct Common {
+    draft: Draft,
+    /// What is wrong with the values, which is then wrong with each job.
+    wrong: Option<WireError>,
 }
 
-/// Checks the header.
-fn check_header(header: &[u8]) -> Result<Common<'_>, WireError> {
-    let (fields, _) = Fields::of(header)?;
-    let mut version = None;
-    let mut common = Common {
-        fields: None,
-        not_understood: Vec::new(),
-    };
-    for field in fields {
-        let (key, value) = field?;
-        match key {
-            "v" => version = Some(value::uint(key, value)?),
-            "c" => common.fields = Some(value),
-            _ if key.starts_with(|c: char| c.is_ascii_uppercase()) => {
-                common.not_understood.push(key.chars().take(64).collect());
+impl Common {
+    fn of(header: &Bytes) -> Result<Self, WireError> {
+        let (fields, _) = Fields::of(header)?;
+        let (mut version, mut values) = (None, None);
+        let mut draft = Draft::default();
+        for field in fields {
+            let (key, value) = field?;
+            match key {
+                "v" => version = Some(value::uint(key, value)?),
+                "c" => values = Some(value),
+                _ if key.starts_with(|c: char| c.is_ascii_uppercase()) => draft.must_understand(key),
+                _ => {}
             }
-            _ => {}
         }
-    }
-    match version.ok_or(WireError::Missing("v"))? {
-        version if version > u64::from(VERSION) => Err(WireError::Newer(version)),
-        _ => Ok(common),
+        let version = version.ok_or(WireError::Missing("v"))?;
+        if version > u64::from(VERSION) {
+            return Err(WireError::Newer(version));
+        }
+        let wrong = values.and_then(|values| draft.read(header, values).err());
+        Ok(Self { draft, wrong })
     }
 }
 
-fn open_job(
-    source: &Bytes,
-    header: &Bytes,
-    common: &Common<'_>,
-    raw: &[u8],
-    draft: &mut Draft,
-) -> Result<(Bytes, Hop), WireError> {
+fn open_job(source: &Bytes, common: &Common, raw: &[u8], draft: &mut Draft) -> Result<(Bytes, Hop), WireError> {
     let inner = value::bin("job", raw)?;
-    draft.must_understand(&common.not_understood);
-    if let Some(fields) = common.fields {
-        draft.read(header, fields)?;
+    if let Some(wrong) = &common.wrong {
+        return Err(wrong.clone());
     }
     let core_len = draft.read(source, inner)?;
     let (hop, hop_len) = Hop::read(&inner[core_len..])?;

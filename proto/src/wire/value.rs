@@ -5,11 +5,23 @@ use rmp::encode as put;
 use super::WireError;
 use super::prescan;
 
+/// A map with more keys is searched for one that stands twice by sorting: who sends a hundred thousand
+/// keys must not be paid with their square in comparisons.
+const FEW: usize = 32;
+
 /// The fields of a map, as raw values in the order they stand; a key that stands twice is an error.
 pub(super) struct Fields<'a> {
     rest: &'a [u8],
     left: usize,
-    seen: Vec<&'a str>,
+    twice: Twice<'a>,
+}
+
+/// How a key that stands twice is found.
+enum Twice<'a> {
+    /// Among few keys: those that were read.
+    Seen(Vec<&'a str>),
+    /// Among many: how many bytes are left at the first key that stood before.
+    At(Option<usize>),
 }
 
 impl<'a> Fields<'a> {
@@ -17,18 +29,31 @@ impl<'a> Fields<'a> {
     pub(super) fn of(bytes: &'a [u8]) -> Result<(Self, usize), WireError> {
         let end = prescan::value(bytes)?;
         let mut rest = &bytes[..end];
-        let left = rmp::decode::read_map_len(&mut rest).map_err(|_| WireError::Field {
-            field: String::new(),
-            expected: "a map",
-        })?;
-        Ok((
-            Self {
-                rest,
-                left: left as usize,
-                seen: Vec::new(),
-            },
-            end,
-        ))
+        let left = rmp::decode::read_map_len(&mut rest).map_err(|_| wrong("", "a map"))? as usize;
+        let twice = if left > FEW {
+            Twice::At(first_twice(rest, left))
+        } else {
+            Twice::Seen(Vec::new())
+        };
+        Ok((Self { rest, left, twice }, end))
+    }
+
+    fn read(&mut self) -> Result<(&'a str, &'a [u8]), WireError> {
+        let at = self.rest.len();
+        let (key, rest) = text_key(self.rest)?;
+        let (value, rest) = rest.split_at(prescan::value(rest)?);
+        let twice = match &self.twice {
+            Twice::Seen(keys) => keys.contains(&key),
+            Twice::At(twice) => *twice == Some(at),
+        };
+        if twice {
+            return Err(WireError::Twice(shown(key)));
+        }
+        if let Twice::Seen(keys) = &mut self.twice {
+            keys.push(key);
+        }
+        self.rest = rest;
+        Ok((key, value))
     }
 }
 
@@ -37,21 +62,7 @@ impl<'a> Iterator for Fields<'a> {
 
     fn next(&mut self) -> Option<Self::Item> {
         self.left = self.left.checked_sub(1)?;
-        let mut read = || {
-            let (key, rest) = rmp::decode::read_str_from_slice(self.rest).map_err(|_| WireError::Field {
-                field: String::new(),
-                expected: "a text key",
-            })?;
-            let end = prescan::value(rest)?;
-            let (value, rest) = rest.split_at(end);
-            self.rest = rest;
-            if self.seen.contains(&key) {
-                return Err(WireError::Twice(key.to_owned()));
-            }
-            self.seen.push(key);
-            Ok((key, value))
-        };
-        let item = read();
+        let item = self.read();
         if item.is_err() {
             self.left = 0;
         }
@@ -59,9 +70,61 @@ impl<'a> Iterator for Fields<'a> {
     }
 }
 
-fn wrong(field: &str, expected: &'static str) -> WireError {
+fn text_key(bytes: &[u8]) -> Result<(&str, &[u8]), WireError> {
+    rmp::decode::read_str_from_slice(bytes).map_err(|_| wrong("", "a text key"))
+}
+
+/// Where, among the `count` fields of `bytes`, the first key stands that stood before: the bytes that
+/// are left there. Hashes are sorted, and only keys with the same one are compared; it takes 8 bytes a
+/// field.
+fn first_twice(bytes: &[u8], count: usize) -> Option<usize> {
+    let mut places = Vec::with_capacity(count);
+    let mut rest = bytes;
+    for _ in 0..count {
+        // What cannot be read is an error when its turn comes.
+        let Ok((key, value)) = text_key(rest) else { break };
+        let Ok(end) = prescan::value(value) else { break };
+        places.push((hash(key), u32::try_from(rest.len()).ok()?));
+        rest = &value[end..];
+    }
+    places.sort_unstable();
+    let key = |left: u32| text_key(&bytes[bytes.len() - left as usize..]).map_or("", |(key, _)| key);
+    let alike = places.chunk_by_mut(|a, b| a.0 == b.0).filter(|alike| alike.len() > 1);
+    alike
+        .filter_map(|alike| {
+            // Of equal keys, the one that stands first has the most bytes left.
+            alike.sort_unstable_by(|a, b| key(a.1).cmp(key(b.1)).then(b.1.cmp(&a.1)));
+            let pairs = alike.windows(2).filter(|pair| key(pair[0].1) == key(pair[1].1));
+            pairs.map(|pair| pair[1].1 as usize).max()
+        })
+        .max()
+}
+
+/// FNV-1a.
+fn hash(key: &str) -> u32 {
+    key.bytes().fold(0x811c_9dc5, |hash: u32, byte| {
+        (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193)
+    })
+}
+
+/// A key as an error and a reason show it: each job of a parcel may hold one.
+pub(super) fn shown(key: &str) -> String {
+    key.chars().take(64).collect()
+}
+
+/// Keys that must be understood and are not, of one map: so many are told of, and one is enough to park.
+const NOTED: usize = 8;
+
+/// Notes such a key.
+pub(super) fn note(keys: &mut Vec<String>, key: &str) {
+    if keys.len() < NOTED {
+        keys.push(shown(key));
+    }
+}
+
+pub(super) fn wrong(field: &str, expected: &'static str) -> WireError {
     WireError::Field {
-        field: field.to_owned(),
+        field: shown(field),
         expected,
     }
 }

@@ -1,11 +1,15 @@
 //! The frames between a worker and its child processes, as `docs/child-protocol.md` says: a length,
 //! then a MessagePack map with one key, the frame's kind. What comes from a child is not trusted.
 
+use std::fmt;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use bytes::Bytes;
+use millhand_proto::limits::{CHILD_JOBS, CHILDREN};
 use millhand_proto::{Codec, ErrorText, Fence, JobId, Outcome, Parcel, TaskName, Timestamp};
-use serde::{Deserialize, Serialize};
+use serde::de::{SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 
 /// The version of the protocol.
 pub(crate) const VERSION: u32 = 1;
@@ -20,10 +24,10 @@ pub(crate) enum Frame {
     Hello(Hello),
     /// Worker to child: jobs.
     #[serde(rename = "run")]
-    Run(Vec<RunJob>),
+    Run(#[serde(deserialize_with = "few::<_, _, CHILD_JOBS>")] Vec<RunJob>),
     /// Child to worker: their ends.
     #[serde(rename = "done")]
-    Done(Vec<Done>),
+    Done(#[serde(deserialize_with = "few::<_, _, CHILD_JOBS>")] Vec<Done>),
     /// Worker to child: the job is to end.
     #[serde(rename = "cancel")]
     Cancel(Cancel),
@@ -41,7 +45,7 @@ pub(crate) struct Hello {
     pub(crate) version: u32,
     #[serde(rename = "p")]
     pub(crate) pid: u32,
-    #[serde(rename = "t")]
+    #[serde(rename = "t", deserialize_with = "few::<_, _, TASKS>")]
     pub(crate) tasks: Vec<TaskName>,
     /// Jobs that the child may hold at once.
     #[serde(rename = "w", default = "one")]
@@ -53,6 +57,31 @@ pub(crate) struct Hello {
 
 fn one() -> usize {
     1
+}
+
+/// Tasks that a child may name.
+const TASKS: usize = 10_000;
+
+/// A list of at most `MOST`: a longer one is refused before more of it is held.
+fn few<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MOST: usize>(list: D) -> Result<Vec<T>, D::Error> {
+    struct Few<T, const MOST: usize>(PhantomData<T>);
+    impl<'de, T: Deserialize<'de>, const MOST: usize> Visitor<'de> for Few<T, MOST> {
+        type Value = Vec<T>;
+        fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            write!(f, "a list of at most {MOST}")
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<Vec<T>, A::Error> {
+            let mut few = Vec::new();
+            while let Some(item) = list.next_element()? {
+                if few.len() == MOST {
+                    return Err(serde::de::Error::invalid_length(MOST + 1, &self));
+                }
+                few.push(item);
+            }
+            Ok(few)
+        }
+    }
+    list.deserialize_seq(Few::<T, MOST>(PhantomData))
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -129,7 +158,12 @@ pub(crate) struct Done {
     #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
     pub(crate) cpu: Option<u64>,
     /// Parcels that the job enqueued, as on the wire.
-    #[serde(rename = "c", default, skip_serializing_if = "Vec::is_empty")]
+    #[serde(
+        rename = "c",
+        default,
+        skip_serializing_if = "Vec::is_empty",
+        deserialize_with = "few::<_, _, CHILDREN>"
+    )]
     pub(crate) children: Vec<Bytes>,
 }
 
@@ -316,5 +350,35 @@ mod tests {
         assert!(bytes.windows(end.len()).any(|part| part == end), "{bytes:02x?}");
         let again = Frame::decode(&bytes[4..]).unwrap();
         assert!(matches!(again, Frame::Done(done) if matches!(done[0].end, End::Back(()))));
+    }
+
+    #[test]
+    fn lists_end_at_their_limits() {
+        let reads = |frame: Frame| {
+            let mut bytes = Vec::new();
+            frame.append_to(&mut bytes).unwrap();
+            Frame::decode(&bytes[4..]).map(drop).map_err(|e| e.to_string())
+        };
+        let done = || Done::only(JobId::from_bytes([7; 16]), End::Back(()));
+        let answers = |count: usize| reads(Frame::Done((0..count).map(|_| done()).collect()));
+        assert_eq!(answers(CHILD_JOBS), Ok(()));
+        assert!(answers(CHILD_JOBS + 1).unwrap_err().contains("at most 64"));
+        let children = |count: usize| {
+            let children = vec![Bytes::new(); count];
+            reads(Frame::Done(vec![Done { children, ..done() }]))
+        };
+        assert_eq!(children(CHILDREN), Ok(()));
+        assert!(children(CHILDREN + 1).unwrap_err().contains("at most 1000"));
+        let tasks = |count: usize| {
+            reads(Frame::Hello(Hello {
+                version: VERSION,
+                pid: 1,
+                tasks: vec![TaskName::new("a").unwrap(); count],
+                window: 1,
+                descriptors: false,
+            }))
+        };
+        assert_eq!(tasks(TASKS), Ok(()));
+        assert!(tasks(TASKS + 1).is_err());
     }
 }

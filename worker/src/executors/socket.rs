@@ -47,6 +47,15 @@ impl Inbox {
         }
     }
 
+    /// One that has received these bytes.
+    #[cfg(any(test, feature = "fuzz"))]
+    pub(crate) fn holding(bytes: &[u8]) -> Self {
+        Self {
+            buffer: bytes.into(),
+            ..Self::new()
+        }
+    }
+
     /// Reads what there is; 0 at the end of the stream.
     pub(crate) fn receive(&mut self, socket: impl AsFd) -> io::Result<usize> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];

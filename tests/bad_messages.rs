@@ -1,0 +1,225 @@
+//! What a producer with access to RabbitMQ may publish to a work queue: it costs no other job anything.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use lapin::options::BasicPublishOptions;
+use lapin::types::{AMQPValue, FieldArray, FieldTable};
+use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use millhand::{Client, Context, Failure, JobId, QueueName, State, Task, TaskName, Timestamp, Worker};
+use millhand_proto::{Core, Parcel, Payload};
+use millhand_servers::shared;
+use serde::{Deserialize, Serialize};
+
+const SOON: Duration = Duration::from_secs(60);
+
+#[derive(Serialize, Deserialize)]
+struct Plain {
+    n: u64,
+}
+
+impl Task for Plain {
+    const NAME: &'static str = "plain";
+    type Output = u64;
+}
+
+async fn plain(job: Plain, _: Context) -> Result<u64, Failure> {
+    Ok(job.n)
+}
+
+/// A worker in its own namespace, and a client; until `stop`.
+struct Scene {
+    client: Client,
+    queue: String,
+    stop: tokio::sync::oneshot::Sender<()>,
+    worker: tokio::task::JoinHandle<Result<(), millhand::WorkerError>>,
+}
+
+impl Scene {
+    async fn new(namespace: &str) -> Self {
+        let urls = [&shared().rabbit.url(), &shared().redis.url()].map(|url| format!("{url}?ns={namespace}"));
+        let client = Client::fleet(&urls[0], &urls[1]).await.unwrap();
+        let worker = Worker::new(millhand::fleet(&urls[0], &urls[1]).unwrap()).on_async(plain);
+        let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+        let worker = tokio::spawn(worker.run(async { drop(stopped.await) }));
+        let scene = Self {
+            client,
+            queue: format!("mh.{namespace}.1.q.default.normal"),
+            stop,
+            worker,
+        };
+        // The queue is there when this has run.
+        scene.a_good_job_runs().await;
+        scene
+    }
+
+    async fn a_good_job_runs(&self) {
+        let ended = self.client.enqueue(Plain { n: 7 }).await.unwrap().wait(SOON).await;
+        assert_eq!(ended.unwrap().unwrap(), 7);
+    }
+
+    /// A channel, and its connection, which must stay.
+    async fn channel(&self) -> (Connection, Channel) {
+        let (url, properties) = (shared().rabbit.url(), ConnectionProperties::default());
+        let connection = Connection::connect(&url, properties).await.unwrap();
+        let channel = connection.create_channel().await.unwrap();
+        (connection, channel)
+    }
+
+    async fn publish(&self, channel: &Channel, body: &[u8], properties: BasicProperties) {
+        let mandatory = BasicPublishOptions {
+            mandatory: true,
+            ..BasicPublishOptions::default()
+        };
+        let published = channel.basic_publish("".into(), self.queue.as_str().into(), mandatory, body, properties);
+        published.await.unwrap().await.unwrap();
+    }
+
+    /// The job ends well. Nobody enqueued it, so its record begins when it runs.
+    async fn runs(&self, id: JobId, what: &str) {
+        let end = Instant::now() + SOON;
+        loop {
+            match self.client.get(id).await.unwrap().map(|known| known.entry) {
+                Some(entry) if entry.state == State::Succeeded => return,
+                other => assert!(Instant::now() < end, "{what}: {other:?}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn end(self) {
+        let _ = self.stop.send(());
+        self.worker.await.unwrap().unwrap();
+    }
+}
+
+/// A good parcel, of the job `n`.
+fn good(n: u64) -> (JobId, Vec<u8>) {
+    let now = Timestamp::from_micros(1_790_000_000_000_000);
+    let mut core = Core::new(
+        JobId::minted(now, n, 0),
+        TaskName::new("plain").unwrap(),
+        QueueName::default(),
+        now,
+    );
+    core.args = Payload::encode(&Plain { n: 7 }).unwrap().bytes;
+    (core.id, Parcel::pack(vec![core]).unwrap().encode())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bodies_that_are_no_parcel_are_set_aside_with_their_reason_and_a_good_job_runs() {
+    let scene = Scene::new("bad-bodies").await;
+    let (_connection, channel) = scene.channel().await;
+    let corpus = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus/parcel");
+    let mut junk = 0;
+    for file in std::fs::read_dir(corpus).unwrap().map(|file| file.unwrap()) {
+        if file.file_name().to_string_lossy().starts_with("bad-") {
+            let body = std::fs::read(file.path()).unwrap();
+            scene.publish(&channel, &body, BasicProperties::default()).await;
+            junk += 1;
+        }
+    }
+    // A parcel of another queue, and a job that could be read no further than its id.
+    let other = QueueName::new("other").unwrap();
+    let now = Timestamp::from_micros(1_790_000_000_000_000);
+    let core = |n, queue: &QueueName| {
+        Core::new(
+            JobId::minted(now, n, 0),
+            TaskName::new("plain").unwrap(),
+            queue.clone(),
+            now,
+        )
+    };
+    let elsewhere = core(1, &other);
+    let mut misspelt = core(2, &QueueName::default());
+    misspelt.tags = vec!["x".repeat(65)];
+    for core in [&elsewhere, &misspelt] {
+        let body = Parcel::pack(vec![core.clone()]).unwrap().encode();
+        scene.publish(&channel, &body, BasicProperties::default()).await;
+        junk += 1;
+    }
+    scene.a_good_job_runs().await;
+    for (id, why) in [(elsewhere.id, "queue other"), (misspelt.id, "\"tg\"")] {
+        let entry = scene.client.get(id).await.unwrap().unwrap().entry;
+        assert_eq!(entry.state, State::Dead);
+        let reason = entry.reason.unwrap();
+        assert!(reason.starts_with("unreadable: ") && reason.contains(why), "{reason}");
+    }
+    let aside = channel.queue_declare(
+        "mh.bad-bodies.1.unreadable".into(),
+        lapin::options::QueueDeclareOptions {
+            passive: true,
+            ..Default::default()
+        },
+        FieldTable::default(),
+    );
+    assert_eq!(aside.await.unwrap().message_count(), junk);
+    scene.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_good_body_runs_whatever_properties_it_comes_with() {
+    let scene = Scene::new("bad-properties").await;
+    let (_connection, channel) = scene.channel().await;
+    let mut nested = AMQPValue::Void;
+    for _ in 0..100 {
+        nested = AMQPValue::FieldArray(FieldArray::from(vec![nested]));
+    }
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut death = FieldTable::default();
+    death.insert("count".into(), AMQPValue::LongLongInt(i64::MAX));
+    death.insert("queue".into(), text("another"));
+    let with = |key: &str, value: AMQPValue| {
+        let mut headers = FieldTable::default();
+        headers.insert(key.into(), value);
+        BasicProperties::default().with_headers(headers)
+    };
+    let plain = BasicProperties::default;
+    let list =
+        |names: &[&str]| AMQPValue::FieldArray(FieldArray::from(names.iter().map(|n| text(n)).collect::<Vec<_>>()));
+    let cases = [
+        ("no properties", plain()),
+        ("another content type", plain().with_content_type("text/html".into())),
+        ("another encoding", plain().with_content_encoding("gzip".into())),
+        ("priority 255", plain().with_priority(255)),
+        (
+            "an answer asked for, to a queue of ours",
+            plain().with_reply_to("mh.bad-properties.1.dead".into()),
+        ),
+        ("a time before all", plain().with_timestamp(u64::MAX)),
+        ("headers 100 deep", with("x-nested", nested)),
+        (
+            "a forged death",
+            with(
+                "x-death",
+                AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()),
+            ),
+        ),
+        ("death of another type", with("x-death", text("yes"))),
+        ("deliveries -1", with("x-delivery-count", AMQPValue::LongLongInt(-1))),
+        ("deliveries as text", with("x-delivery-count", text("many"))),
+        (
+            "deliveries without end",
+            with("x-acquired-count", AMQPValue::LongLongInt(i64::MAX)),
+        ),
+        ("published at no time", with("at", AMQPValue::LongLongInt(i64::MIN))),
+        (
+            "published after all times",
+            with("at", AMQPValue::LongLongInt(i64::MAX)),
+        ),
+        ("a copy to nowhere", with("CC", list(&["nowhere"]))),
+        ("a blind copy to nowhere", with("BCC", list(&["nowhere"]))),
+    ];
+    let mut jobs = Vec::new();
+    for (n, (what, properties)) in (100..).zip(cases) {
+        let (id, body) = good(n);
+        scene.publish(&channel, &body, properties).await;
+        jobs.push((id, what));
+    }
+    for (id, what) in jobs {
+        scene.runs(id, what).await;
+    }
+    scene.a_good_job_runs().await;
+    scene.end().await;
+}
