@@ -143,8 +143,7 @@ fn processes_of(folder: &Path) -> Vec<String> {
     let knows = |process: &Path| {
         let at = std::fs::read_link(process.join("cwd")).unwrap_or_default();
         let texts = ["cmdline", "environ"].map(|file| std::fs::read(process.join(file)).unwrap_or_default());
-        at.to_string_lossy().contains(folder)
-            || texts.iter().any(|text| String::from_utf8_lossy(text).contains(folder))
+        at.to_string_lossy().contains(folder) || texts.iter().any(|text| String::from_utf8_lossy(text).contains(folder))
     };
     std::fs::read_dir("/proc")
         .unwrap()
