@@ -580,7 +580,7 @@ async fn retries_wait_for_their_time(backend: Arc<dyn Backend>) {
 async fn a_scheduled_job_runs_now(backend: Arc<dyn Backend>) {
     let mut consumer = consume(&backend, worker(1)).await;
     let mut later = core(id(1), backend.now());
-    later.not_before = Some(backend.now().plus(Duration::from_millis(1500)));
+    later.not_before = Some(backend.now().plus(Duration::from_secs(5)));
     push(&backend, vec![later]).await;
     let view = seen(&backend, id(1)).await;
     assert_eq!(view.entry.state, State::Scheduled);
@@ -591,7 +591,7 @@ async fn a_scheduled_job_runs_now(backend: Arc<dyn Backend>) {
     let fence = run(&backend, &now, worker(1), 1).await;
     settle(&backend, &now, succeed(fence, "early")).await;
     assert!(matches!(act(&backend, Act::RunNow(id(1))).await, Acted::Refused(_)));
-    pass(&backend, Duration::from_millis(1500)).await;
+    pass(&backend, Duration::from_secs(5)).await;
     let late = next(&mut consumer).await;
     assert_eq!(meet(&backend, &late, situation(worker(1), 2)).await, Meeting::Drop);
 }

@@ -409,6 +409,7 @@ fn busy_and_deadlines() {
             worker: WorkerId::from_bytes([u8::try_from(token).unwrap(); 16]),
             owner_alive: true,
             running_here: false,
+            suspect_here: false,
             not_understood: None,
             hard_limit,
             token,

@@ -58,6 +58,11 @@ impl Names {
         format!("{}level.{level}", self.prefix)
     }
 
+    /// The queue that only who makes levels has.
+    pub(super) fn making(&self) -> String {
+        format!("{}making", self.prefix)
+    }
+
     /// The exchange below the lowest level.
     pub(super) fn due(&self) -> String {
         format!("{}ready", self.prefix)

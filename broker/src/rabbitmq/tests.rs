@@ -13,7 +13,7 @@ use millhand_proto::Class;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::*;
 use crate::backend::Flow;
@@ -363,6 +363,46 @@ async fn without_a_server_messages_are_rejected_in_time_and_questions_answered()
     ));
     let refused = queue.consume(subscription(1), false).await;
     assert!(matches!(refused, Err(Error::Unreachable { .. })));
+}
+
+/// Two that make a level at once would lose the delay of a message now and then; see `ladder`.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_process_alone_makes_levels_and_is_not_waited_for_for_ever() {
+    let (_connection, channel) = beside().await;
+    for lets_go in [true, false] {
+        let place = Place::new();
+        let queue = place.open(&server());
+        let mut arrivals = queue.consume(subscription(1), false).await.unwrap();
+        let making = place.names.making();
+        let exclusive = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let made = channel.queue_declare(making.as_str().into(), exclusive, lapin::types::FieldTable::default());
+        made.await.unwrap();
+        let published = tokio::spawn({
+            let queue = Arc::clone(&queue);
+            async move { publish(&queue, vec![later(Duration::from_secs(1), false, "soon")]).await }
+        });
+        sleep(QUIET).await;
+        assert!(!published.is_finished());
+        if lets_go {
+            let let_go = channel.queue_delete(making.into(), QueueDeleteOptions::default());
+            let_go.await.unwrap();
+        }
+        published.await.unwrap();
+        message(&mut arrivals).await;
+        // Where the levels are there, nobody waits.
+        if !lets_go {
+            let other = place.open(&server());
+            timeout(
+                SOON / 4,
+                publish(&other, vec![later(Duration::from_secs(1), false, "more")]),
+            )
+            .await
+            .unwrap();
+        }
+    }
 }
 
 #[tokio::test]

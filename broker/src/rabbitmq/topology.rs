@@ -3,17 +3,25 @@
 
 use std::collections::HashSet;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use futures_util::future::try_join_all;
-use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions};
+use lapin::options::{ExchangeDeclareOptions, QueueBindOptions, QueueDeclareOptions, QueueDeleteOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, ExchangeKind};
 use millhand_proto::{Class, QueueName};
+use tokio::time::{Instant, sleep};
 
 use super::link::Wire;
 use super::names::{self, Names};
 use super::trouble::Trouble;
+use crate::io::jitter;
 use crate::pair::queue::{Route, Side};
+
+/// How long one process waits for another that makes levels.
+const MAKING: Duration = Duration::from_secs(10);
+/// Between two looks whether it has.
+const PAUSE: Duration = Duration::from_millis(50);
 
 /// What can be declared.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -76,7 +84,7 @@ impl Wire {
             Some(channel) if channel.status().connected() => channel,
             _ => self.channel().await?,
         };
-        let declare = Declare {
+        let mut declare = Declare {
             wire: self,
             channel,
             names,
@@ -162,21 +170,107 @@ impl Declare<'_> {
             .await
     }
 
-    async fn ladder(&self, highest: u8) -> Result<(), Trouble> {
+    /// The levels. RabbitMQ shows a new quorum queue to others a moment before the queue knows its own
+    /// arguments. A message that came in that moment would never be due, nor would those behind it. So
+    /// one process alone makes levels, and nobody uses one before its exchange, which is made last, is
+    /// there.
+    async fn ladder(&mut self, highest: u8) -> Result<(), Trouble> {
+        let made = if self.has_exchange(self.names.level(highest)).await? {
+            None
+        } else {
+            Some(self.alone().await?)
+        };
+        self.levels(highest).await?;
+        if let Some(lock) = made {
+            lock.release(self.wire).await?;
+        }
+        Ok(())
+    }
+
+    async fn levels(&self, highest: u8) -> Result<(), Trouble> {
         let names = self.names;
         let due = self.exchange(names.due(), ExchangeKind::Direct, names.due_arguments());
         due.await?;
-        try_join_all((0..=highest).map(|level| {
+        try_join_all((0..=highest).map(|level| self.queue(names.level(level), names.level_arguments(level)))).await?;
+        for level in 0..=highest {
+            // The highest is made last: where it is, all others are.
             let arguments = names.level_exchange_arguments(level);
             self.exchange(names.level(level), ExchangeKind::Headers, arguments)
-        }))
-        .await?;
-        try_join_all((0..=highest).map(|level| self.queue(names.level(level), names.level_arguments(level)))).await?;
+                .await?;
+        }
         try_join_all((0..=highest).map(|level| {
             let name = names.level(level);
             self.bind(name.clone(), name, String::new(), names::waits_on(level))
         }))
         .await?;
+        Ok(())
+    }
+
+    /// Whether it is there. The question costs the channel when it is not.
+    async fn has_exchange(&mut self, name: String) -> Result<bool, Trouble> {
+        let passive = ExchangeDeclareOptions {
+            passive: true,
+            ..ExchangeDeclareOptions::default()
+        };
+        let kind = ExchangeKind::Headers;
+        let asked = self
+            .channel
+            .exchange_declare(name.into(), kind, passive, FieldTable::default());
+        match self.wire.answer(asked).await {
+            Ok(()) => Ok(true),
+            Err(trouble) if trouble.is_not_found() => {
+                self.channel = self.wire.channel().await?;
+                Ok(false)
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Waits until no other process makes levels. One that stands still must not stop all others: they
+    /// wait for a while only.
+    async fn alone(&self) -> Result<Lock, Trouble> {
+        let end = Instant::now() + MAKING;
+        loop {
+            let lock = Lock {
+                channel: self.wire.channel().await?,
+                name: self.names.making(),
+            };
+            match self.wire.answer(lock.take()).await {
+                Ok(_) => return Ok(lock),
+                Err(trouble) if trouble.is_locked() && Instant::now() < end => sleep(jitter(PAUSE)).await,
+                Err(trouble) if trouble.is_locked() => return Ok(lock),
+                Err(trouble) => return Err(trouble),
+            }
+        }
+    }
+}
+
+/// A queue that one connection alone may have, and that goes with it.
+struct Lock {
+    channel: Channel,
+    name: String,
+}
+
+impl Lock {
+    fn take(&self) -> impl Future<Output = lapin::Result<lapin::Queue>> {
+        let exclusive = QueueDeclareOptions {
+            exclusive: true,
+            ..QueueDeclareOptions::default()
+        };
+        self.channel
+            .queue_declare(self.name.as_str().into(), exclusive, FieldTable::default())
+    }
+
+    async fn release(self, wire: &Wire) -> Result<(), Trouble> {
+        if !self.channel.status().connected() {
+            // It was not had in time.
+            return Ok(());
+        }
+        let deleted = self
+            .channel
+            .queue_delete(self.name.into(), QueueDeleteOptions::default());
+        wire.answer(deleted).await?;
+        let _ = wire.answer(self.channel.close(200, "done".into())).await;
         Ok(())
     }
 }

@@ -75,6 +75,16 @@ impl Trouble {
         }
     }
 
+    /// What was asked for is not there.
+    pub(super) fn is_not_found(&self) -> bool {
+        self.of_channel && self.text.starts_with("NOT_FOUND")
+    }
+
+    /// Another connection has it for itself.
+    pub(super) fn is_locked(&self) -> bool {
+        self.of_channel && self.text.starts_with("RESOURCE_LOCKED")
+    }
+
     /// A channel that held a delivery for too long.
     pub(super) fn is_consumer_timeout(&self) -> bool {
         self.text.contains("delivery acknowledgement on channel") && self.text.contains("timed out")

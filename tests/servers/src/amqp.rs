@@ -14,9 +14,9 @@ const TUNE_OK: [u8; 4] = [0, 10, 0, 31];
 const OPEN: [u8; 4] = [0, 10, 0, 40];
 const OPEN_OK: [u8; 4] = [0, 10, 0, 41];
 
-/// Logs in as guest on the vhost `/`. `name` must stand in the server's greeting: its own name, by
-/// which it is told from another server on the same port.
-pub(crate) fn log_in(port: u16, name: &str) -> io::Result<()> {
+/// Logs in as guest on the vhost `/`; the server's version. `name` must stand in its greeting: its own
+/// name, by which it is told from another server on the same port.
+pub(crate) fn log_in(port: u16, name: &str) -> io::Result<String> {
     let mut stream = TcpStream::connect_timeout(&SocketAddr::from((Ipv4Addr::LOCALHOST, port)), TIMEOUT)?;
     stream.set_read_timeout(Some(TIMEOUT))?;
 
@@ -36,7 +36,16 @@ pub(crate) fn log_in(port: u16, name: &str) -> io::Result<()> {
     send(&mut stream, TUNE_OK, &limits)?;
     send(&mut stream, OPEN, b"\x01/\0\0")?;
     expect(&mut stream, OPEN_OK)?;
-    Ok(())
+    version(&greeting).ok_or_else(|| io::Error::other("no version"))
+}
+
+/// The field `version` of the greeting's table: a long string, with four bytes of length.
+fn version(greeting: &[u8]) -> Option<String> {
+    const FIELD: &[u8] = b"\x07versionS";
+    let at = greeting.windows(FIELD.len()).position(|part| part == FIELD)?;
+    let (length, text) = greeting.get(at + FIELD.len()..)?.split_first_chunk()?;
+    let text = text.get(..usize::try_from(u32::from_be_bytes(*length)).ok()?)?;
+    Some(String::from_utf8_lossy(text).into_owned())
 }
 
 /// A method on channel 0.

@@ -4,6 +4,10 @@
 //! own. Everything panics with what is wrong: these are for tests only. Nothing is left behind when
 //! the process ends, in whatever way; see `keeper.rs`.
 //!
+//! Other servers than the installed ones: `MILLHAND_TEST_RABBITMQ` is the folder of RabbitMQ's programs,
+//! `MILLHAND_TEST_REDIS` is the program. `MILLHAND_TEST_VERSIONS="RabbitMQ 4.0.5, Valkey 8.1.1"` refuses
+//! every server that says it is another. `scripts/other-servers` sets them.
+//!
 //! ```no_run
 //! let redis = millhand_servers::Redis::start();
 //! redis.command(&["SET", "a", "1"]);
@@ -47,6 +51,17 @@ pub fn shared() -> &'static Servers {
         rabbit: Rabbit::start(),
         redis: Redis::start(),
     })
+}
+
+/// Refuses a server that is not one of those that the environment asks for, so that no run counts for a
+/// version that did not answer.
+fn must_be(version: &str) {
+    if let Ok(wanted) = std::env::var("MILLHAND_TEST_VERSIONS") {
+        assert!(
+            wanted.split(", ").any(|one| one == version),
+            "{version} answers; MILLHAND_TEST_VERSIONS asks for {wanted}"
+        );
+    }
 }
 
 /// Looks again every few milliseconds until there is something, or the time is up.

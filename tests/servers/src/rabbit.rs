@@ -9,8 +9,10 @@ use rustix::process::Signal;
 use crate::certificates::Authority;
 use crate::keeper::{Keeper, free_port};
 use crate::process::Process;
-use crate::{amqp, until};
+use crate::{amqp, must_be, until};
 
+/// A folder with `rabbitmq-server` and `rabbitmqctl` to use instead of the installed ones.
+const INSTEAD: &str = "MILLHAND_TEST_RABBITMQ";
 /// Not the wrappers in `/usr/sbin`: those change the user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 const LOG: &str = "rabbitmq.log";
@@ -82,6 +84,7 @@ impl Rabbit {
             rabbit.write_files();
             rabbit.begin_epmd();
             if rabbit.begin() {
+                must_be(&rabbit.version());
                 return rabbit;
             }
         }
@@ -144,7 +147,8 @@ impl Rabbit {
     fn program(&self, name: &str) -> Command {
         let loopback = "-kernel inet_dist_use_interface {127,0,0,1}";
         let folder = self.keeper.folder();
-        let mut command = Command::new(Path::new(PROGRAMS).join(name));
+        let programs = std::env::var_os(INSTEAD).unwrap_or_else(|| PROGRAMS.into());
+        let mut command = Command::new(Path::new(&programs).join(name));
         command
             .env("HOME", folder)
             .env("ERL_EPMD_PORT", self.ports.epmd.to_string())
@@ -189,6 +193,17 @@ impl Rabbit {
     #[must_use]
     pub fn url(&self) -> String {
         format!("amqp://guest:guest@127.0.0.1:{}", self.ports.amqp)
+    }
+
+    /// What it says that it is: `RabbitMQ 3.10.8`.
+    ///
+    /// # Panics
+    ///
+    /// When one cannot log in.
+    #[must_use]
+    pub fn version(&self) -> String {
+        let version = amqp::log_in(self.ports.amqp, &self.name());
+        format!("RabbitMQ {}", version.expect("RabbitMQ's greeting"))
     }
 
     /// Kills it (SIGKILL). It is gone when this returns.

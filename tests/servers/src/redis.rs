@@ -10,8 +10,10 @@ use crate::certificates::Authority;
 use crate::keeper::{Keeper, free_port};
 use crate::process::Process;
 use crate::resp::{Reply, ask};
-use crate::until;
+use crate::{must_be, until};
 
+/// A program to use instead of `redis-server`.
+const INSTEAD: &str = "MILLHAND_TEST_REDIS";
 const LOG: &str = "redis.log";
 
 /// A Redis server that appends every write to a file. It ends with this value, and with the process.
@@ -68,6 +70,7 @@ impl Redis {
             redis.port = free_port();
             redis.tls_port = free_port();
             if redis.begin() {
+                must_be(&redis.version());
                 return redis;
             }
         }
@@ -77,7 +80,8 @@ impl Redis {
     /// Starts the process; whether it answers.
     fn begin(&self) -> bool {
         let port = self.port.to_string();
-        let mut command = Command::new("redis-server");
+        let program = std::env::var_os(INSTEAD).unwrap_or_else(|| "redis-server".into());
+        let mut command = Command::new(&program);
         command
             .args(["--bind", "127.0.0.1", "--port", &port])
             .args(["--save", "", "--appendonly", "yes", "--dir"])
@@ -89,7 +93,10 @@ impl Redis {
         std::fs::create_dir_all(self.data()).expect("a folder for Redis");
         let child = self.keeper.spawn(&mut command, LOG);
         self.process.set(child.unwrap_or_else(|error| {
-            panic!("redis-server does not start ({error}): install redis-server, or run scripts/test")
+            panic!(
+                "{} does not start ({error}): install redis-server, or run scripts/test",
+                program.display()
+            )
         }));
         let ready = until(Duration::from_secs(30), || {
             let Some(id) = self.process.id() else {
@@ -141,6 +148,23 @@ impl Redis {
     #[must_use]
     pub fn url(&self) -> String {
         format!("redis://127.0.0.1:{}", self.port)
+    }
+
+    /// What it says that it is: `Redis 7.0.15`, `Valkey 8.1.1`.
+    ///
+    /// # Panics
+    ///
+    /// When it does not answer, or with no version.
+    #[must_use]
+    pub fn version(&self) -> String {
+        let answer = self.command(&["INFO", "server"]);
+        let field = |name: &str| answer.text().lines().find_map(|line| line.strip_prefix(name));
+        // Valkey tells a Redis version too: the one that it is compatible with.
+        match (field("valkey_version:"), field("redis_version:")) {
+            (Some(version), _) => format!("Valkey {version}"),
+            (None, Some(version)) => format!("Redis {version}"),
+            (None, None) => panic!("no version: {answer:?}"),
+        }
     }
 
     /// Kills it (SIGKILL). It is gone when this returns.

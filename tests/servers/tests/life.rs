@@ -76,6 +76,19 @@ fn rabbitmq_comes_back_with_its_data_and_settings() {
     nothing_is_left(&folder);
 }
 
+/// Says who answers; `scripts/other-servers` prints it.
+#[test]
+fn each_server_says_what_it_is() {
+    let servers = shared();
+    let versions = [servers.rabbit.version(), servers.redis.version()];
+    println!("answered: {}", versions.join(", "));
+    for version in versions {
+        let (name, number) = version.split_once(' ').unwrap();
+        assert!(["RabbitMQ", "Redis", "Valkey"].contains(&name), "{version}");
+        assert!(number.starts_with(|c: char| c.is_ascii_digit()), "{version}");
+    }
+}
+
 const CHILD: &str = "MILLHAND_SERVERS_TEST_CHILD";
 
 /// Runs this test in a process of its own, which is killed.
@@ -130,8 +143,7 @@ fn processes_of(folder: &Path) -> Vec<String> {
     let knows = |process: &Path| {
         let at = std::fs::read_link(process.join("cwd")).unwrap_or_default();
         let texts = ["cmdline", "environ"].map(|file| std::fs::read(process.join(file)).unwrap_or_default());
-        at.to_string_lossy().starts_with(folder)
-            || texts.iter().any(|text| String::from_utf8_lossy(text).contains(folder))
+        at.to_string_lossy().contains(folder) || texts.iter().any(|text| String::from_utf8_lossy(text).contains(folder))
     };
     std::fs::read_dir("/proc")
         .unwrap()
