@@ -97,6 +97,13 @@ const TESTED: &[(&str, Tested)] = &[
     ("deadline grace", Edge(HERE, "busy_and_deadlines")),
     ("open deadline", Edge(HERE, "busy_and_deadlines")),
     ("suspect", Edge(HERE, "suspects")),
+    (
+        "suspect, wait",
+        Edge(
+            "proto/src/protocol/meet.rs",
+            "a_suspect_that_finds_another_one_is_not_claimed_and_counts_no_death_for_it",
+        ),
+    ),
     ("suspect deaths", Edge(HERE, "suspects")),
     (
         "log of an attempt",
