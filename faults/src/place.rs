@@ -158,10 +158,13 @@ impl Place {
         self.with_servers(|servers| deed(&servers.redis)).await
     }
 
-    /// Messages in each queue of a fleet that holds any, ready, delayed or in hands; by RabbitMQ itself.
+    /// Messages in each queue that holds any, ready, delayed or in hands, by RabbitMQ itself; rows of a file.
     pub(crate) async fn messages(&self) -> Result<Vec<(String, u64)>> {
-        if self.fleet.is_none() {
-            return Ok(Vec::new());
+        if let Ok(file) = self.file() {
+            let connection = rusqlite::Connection::open(file)?;
+            let rows: i64 = connection.query_row("SELECT count(*) FROM copies", [], |row| row.get(0))?;
+            let rows = u64::try_from(rows)?;
+            return Ok((rows > 0).then(|| ("copies".to_owned(), rows)).into_iter().collect());
         }
         let listed = self
             .with_rabbit(|rabbit| rabbit.ctl(&["list_queues", "-q", "name", "messages"]))
@@ -177,11 +180,6 @@ impl Place {
 
     /// Messages, or rows, that will still come to a worker.
     pub(crate) async fn on_their_way(&self) -> Result<u64> {
-        if let Ok(file) = self.file() {
-            let connection = rusqlite::Connection::open(file)?;
-            let count: i64 = connection.query_row("SELECT count(*) FROM copies", [], |row| row.get(0))?;
-            return Ok(count.try_into()?);
-        }
         let messages = self.messages().await?;
         let aside = |name: &str| name.ends_with(".dead") || name.ends_with(".unreadable");
         Ok(messages

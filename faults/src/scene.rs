@@ -62,19 +62,16 @@ impl Scene {
         load::produce(&self.place, &self.folder, jobs, Pace::default()).await
     }
 
-    /// Enqueues all jobs, so many in one call.
-    pub(crate) async fn produce_by(&self, at_once: usize) -> Result<()> {
-        let pace = Pace {
-            at_once,
-            ..Pace::default()
-        };
+    /// Enqueues all jobs, so many in one call, and at most so many in a second.
+    pub(crate) async fn produce_by(&self, at_once: usize, per_second: Option<u32>) -> Result<()> {
+        let pace = Pace { at_once, per_second };
         load::produce(&self.place, &self.folder, &self.jobs, pace).await
     }
 
     /// Enqueues all jobs behind what follows, so many in one call.
     pub(crate) fn produce_beside(self: &Arc<Self>, at_once: usize) -> JoinHandle<Result<()>> {
         let scene = Arc::clone(self);
-        tokio::spawn(async move { scene.produce_by(at_once).await })
+        tokio::spawn(async move { scene.produce_by(at_once, None).await })
     }
 
     /// Enqueues all jobs behind what follows, so many in a second.

@@ -1,4 +1,4 @@
-//! The short form of each scenario passes, and the checker sees what is wrong.
+//! The short forms of the scenarios that are run every day pass, and the checker sees what is wrong.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::path::Path;

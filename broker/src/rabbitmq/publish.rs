@@ -395,6 +395,10 @@ impl Publisher {
                 Some(Ok(Confirmation::Ack(Some(_)))) => {
                     item.reject("RabbitMQ has no queue for it, though it was declared just before".into());
                 }
+                Some(Ok(_)) if item.message.goes_later() => {
+                    self.window.push(item.later());
+                    self.prepare(wire).await?;
+                }
                 Some(Ok(_)) => item.refuse(FULL.into()),
                 Some(Err(error)) => {
                     let trouble = wire.trouble(&error);

@@ -180,11 +180,12 @@ impl Declare<'_> {
         } else {
             Some(self.alone().await?)
         };
-        self.levels(highest).await?;
+        let made_all = self.levels(highest).await;
+        // Others wait for it, also when this one failed.
         if let Some(lock) = made {
             lock.release(self.wire).await?;
         }
-        Ok(())
+        made_all
     }
 
     async fn levels(&self, highest: u8) -> Result<(), Trouble> {

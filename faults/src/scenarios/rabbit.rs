@@ -193,7 +193,6 @@ async fn consumers_back(scene: &Scene, workers: &[Running]) -> Result<Duration> 
 
 /// A worker and a producer start while nobody is there.
 async fn absent(scene: Arc<Scene>, away: Duration) -> Result<Value> {
-    // The queues must have been made once: what is asked here is whether everybody waits.
     scene.place.with_rabbit(Rabbit::kill).await?;
     scene.note("fault", None)?;
     let worker = scene.worker()?;
@@ -328,10 +327,17 @@ async fn unroutable(scene: Arc<Scene>) -> Result<Value> {
     let gone = scene.place.with_rabbit(move |rabbit| {
         rabbit.ctl(&["delete_queue", &format!("mh.{namespace}.1.q.faults.normal")]);
     });
-    // The queue goes while 64 are under way.
-    let (produced, gone) = tokio::join!(scene.produce_by(64), gone);
-    gone?;
-    produced?;
+    // The queue goes while windows of 64 come one after the other.
+    let produced = async {
+        scene.produce_by(64, Some(100)).await?;
+        Ok::<_, anyhow::Error>(Instant::now())
+    };
+    let gone = async {
+        gone.await?;
+        Ok::<_, anyhow::Error>(Instant::now())
+    };
+    let (produced, gone) = tokio::join!(produced, gone);
+    ensure!(gone? < produced?, "all was published before the queue was gone");
     scene.note("heal", None)?;
     // What lay in the queue went with it: the operator's loss, and the producer's to say again.
     scene.produce().await?;

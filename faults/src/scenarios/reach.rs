@@ -61,6 +61,11 @@ async fn pause(scene: Arc<Scene>) -> Result<Value> {
             (last, starts) = (paused.elapsed(), now);
         }
     }
+    // As docs/operations.md says, and a little for who is looked at.
+    ensure!(
+        last <= Duration::from_secs(7),
+        "jobs still began {last:?} after the pause"
+    );
     ensure!(
         starts < scene.jobs.len(),
         "all jobs had begun before the pause was everywhere"

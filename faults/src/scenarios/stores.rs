@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 use millhand_client::{Client, WaitError};
-use millhand_servers::{Manner, Redis, Servers};
+use millhand_servers::{Manner, Redis, Reply, Servers};
 use serde_json::Value;
 
 use crate::place::redis_like;
@@ -107,14 +107,23 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 const PER_SECOND: u32 = 100;
 
+/// What takes longer to be noticed was not.
+const UNNOTICED: Duration = Duration::from_secs(30);
+
 /// A run in which something is done to Redis so many times, while jobs come and run.
 fn strike(plan: &'static str, times: u32, deed: impl Fn(&Redis) + Clone + Send + Sync + 'static) -> Run {
     let jobs = 400 + 400 * u64::from(times);
-    let run = Run::new(Where::OwnFleet, plan, move |scene| struck(scene, times, deed));
+    let quiet = plan == "NOSCRIPT";
+    let run = Run::new(Where::OwnFleet, plan, move |scene| struck(scene, times, quiet, deed));
     run.jobs(jobs)
 }
 
-async fn struck(scene: Arc<Scene>, times: u32, deed: impl Fn(&Redis) + Clone + Send + Sync + 'static) -> Result<Value> {
+async fn struck(
+    scene: Arc<Scene>,
+    times: u32,
+    quiet: bool,
+    deed: impl Fn(&Redis) + Clone + Send + Sync + 'static,
+) -> Result<Value> {
     let workers = vec![scene.worker()?, scene.worker()?];
     let load = scene.produce_slowly(scene.place.clone(), PER_SECOND);
     scene.started(100).await?;
@@ -127,14 +136,17 @@ async fn struck(scene: Arc<Scene>, times: u32, deed: impl Fn(&Redis) + Clone + S
         let deed = deed.clone();
         let done = scene.place.with_redis(move |redis| deed(redis));
         let noticing = async {
-            while dropped(&scene)? == before && began.elapsed() < Duration::from_secs(30) {
+            while dropped(&scene)? == before && began.elapsed() < UNNOTICED {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             Ok::<_, anyhow::Error>(began.elapsed())
         };
         let (done, after) = tokio::join!(done, noticing);
         done?;
-        noticed = noticed.max(after?);
+        let after = after?;
+        // A script that is gone is loaded again without a word.
+        ensure!(quiet || after < UNNOTICED, "no worker noticed");
+        noticed = noticed.max(after);
         scene.note("heal", None)?;
     }
     load.await??;
@@ -274,9 +286,9 @@ fn refusals(options: Options) -> Vec<Run> {
     let time = Duration::from_secs(options.pick(4, 10));
     let during = |plan, before: &'static [&'static [&'static str]], after: &'static [&'static [&'static str]]| {
         strike(plan, 1, move |redis| {
-            before.iter().for_each(|words| drop(redis.command(words)));
+            before.iter().for_each(|words| said(redis, words));
             std::thread::sleep(time);
-            after.iter().for_each(|words| drop(redis.command(words)));
+            after.iter().for_each(|words| said(redis, words));
         })
     };
     let mut runs = vec![
@@ -322,6 +334,12 @@ fn refusals(options: Options) -> Vec<Run> {
         ]);
     }
     runs
+}
+
+/// A setting that Redis refuses would do no harm.
+fn said(redis: &Redis, words: &[&str]) {
+    let reply = redis.command(words);
+    assert!(!matches!(reply, Reply::Error(_)), "{words:?}: {reply:?}");
 }
 
 /// Three seconds of work for one script.

@@ -270,7 +270,7 @@ impl Shared {
                 break;
             }
         }
-        // A half that was closed is passed on as that: the reader of what is under way ends the rest.
+        // Who ends one half ends both: nobody here closes half a connection and reads on.
         for stream in ends {
             let _ = stream.shutdown(Shutdown::Both);
         }
