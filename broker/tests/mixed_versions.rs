@@ -5,7 +5,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use lapin::options::{BasicGetOptions, BasicPublishOptions};
@@ -376,15 +376,24 @@ async fn a_parcel_of_a_newer_version_is_set_aside_in_sight() {
             states(&place.backend, [parcel("minimal").jobs()[0].id()].into_iter()).await,
             [None]
         );
-        let queues: HashMap<_, _> = place
-            .backend
-            .queues()
-            .await
-            .unwrap()
-            .into_iter()
-            .map(|q| (q.name.clone(), q))
-            .collect();
-        let unreadable = &queues[&QueueName::default()].unreadable;
+        // It is set aside beside what else comes.
+        let by = Instant::now() + Duration::from_secs(20);
+        let unreadable = loop {
+            let queues: HashMap<_, _> = place
+                .backend
+                .queues()
+                .await
+                .unwrap()
+                .into_iter()
+                .map(|q| (q.name.clone(), q))
+                .collect();
+            let unreadable = queues[&QueueName::default()].unreadable.clone();
+            if !unreadable.is_empty() {
+                break unreadable;
+            }
+            assert!(Instant::now() < by, "it is not set aside");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
         assert_eq!(unreadable.len(), 1);
         assert!(
             unreadable[0].reason.contains("version 2 is newer"),
