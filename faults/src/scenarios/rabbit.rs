@@ -267,7 +267,7 @@ async fn overdue(scene: Arc<Scene>) -> Result<Value> {
     let facts = scene.over(workers).await?;
     let log = std::fs::read_to_string(scene.folder.join("worker.log"))?;
     ensure!(
-        log.contains("the consuming channel is made again"),
+        log.contains("RabbitMQ took back what was held"),
         "no delivery was overdue"
     );
     Ok(facts)
