@@ -122,7 +122,7 @@ fn judge(kind: &str, ran: &[(&str, u64)], found: &[(&str, Value)], kills: &[u64]
     );
     let found = found
         .iter()
-        .map(|(state, result)| json!({"what": "job", "id": "a", "state": state, "result": result}));
+        .map(|(state, result)| json!({"what": "job", "id": "a", "state": state, "result": result, "fence": result.as_u64().map(|_| [0, 1])}));
     write("found.jsonl", found.collect());
     verdict(folder.path())
 }
@@ -156,6 +156,10 @@ fn the_checker_sees_what_is_wrong_and_nothing_else() {
     wrong(
         "I3: its result",
         judge("succeed", &once, &[("succeeded", json!(8))], &[]),
+    );
+    wrong(
+        "I3: its result",
+        judge("succeed", &once, &[("succeeded", Value::Null)], &[]),
     );
     wrong("I4", judge("succeed", &twice, &good, &[]));
     wrong("I4", judge("succeed", &twice, &good, &[99]));
