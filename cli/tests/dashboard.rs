@@ -3,11 +3,10 @@
 
 mod place;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::TcpStream;
+use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use place::{Place, Running, signal};
+use place::{Place, Running, page, signal};
 
 #[test]
 fn it_shows_what_is_there_until_it_is_told_to_stop() {
@@ -22,14 +21,7 @@ fn it_shows_what_is_there_until_it_is_told_to_stop() {
     let (_, address) = said.split_once("http://").unwrap();
     let (address, _) = address.split_once(';').unwrap();
     for path in ["/".to_owned(), format!("/jobs/{}", id.trim())] {
-        let mut stream = TcpStream::connect(address).unwrap();
-        write!(
-            stream,
-            "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-        )
-        .unwrap();
-        let mut page = String::new();
-        stream.read_to_string(&mut page).unwrap();
+        let page = page(address, &path);
         assert!(page.starts_with("HTTP/1.1 200") && page.contains("queued"), "{page}");
     }
     let (_, err) = place.expect(1, &["dashboard", "--bind", address]);

@@ -11,7 +11,7 @@ use std::net::TcpStream;
 use std::process::Stdio;
 
 use millhand_servers::{Authority, Ends, Rabbit, Redis};
-use place::{Place, Running, signal, text, until};
+use place::{Place, Running, page, signal, text, until};
 
 /// Passwords with what a URL must escape.
 const BROKER: (&str, &str) = ("broker/c@nary:1", "broker%2Fc%40nary%3A1");
@@ -84,18 +84,6 @@ impl Said {
         let holds = |said: &&(String, String)| forms.iter().any(|form| said.1.contains(form));
         self.0.iter().filter(holds).map(|(place, _)| place.as_str()).collect()
     }
-}
-
-fn page(address: &str, path: &str) -> String {
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(
-        stream,
-        "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut page = String::new();
-    stream.read_to_string(&mut page).unwrap();
-    page
 }
 
 /// What the page that goes on for ever says first.
