@@ -264,7 +264,11 @@ impl Link {
         let mut trouble = Trouble::of(error);
         match (error.kind(), &self.tls) {
             (ErrorKind::ParsingError(_), None) => {
-                trouble.text = "it does not speak AMQP at this port; if it speaks TLS, use amqps://".into();
+                trouble.text = "it does not speak AMQP at this port: if it speaks TLS, use amqps://".into();
+            }
+            // The refusal of a server that speaks TLS may be lost with its connection.
+            (ErrorKind::IOError(error), None) if tls::is_ended(error) => {
+                trouble.text = format!("{}: if it speaks TLS at this port, use amqps://", trouble.text);
             }
             (ErrorKind::IOError(error), Some(tls)) if tls::is_ended(error) => {
                 trouble.text = format!("{}: {}", trouble.text, tls.hint());
