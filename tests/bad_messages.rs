@@ -1,6 +1,8 @@
 //! What a producer with access to RabbitMQ may publish to a work queue: it costs no other job anything.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -225,4 +227,82 @@ async fn a_good_body_runs_whatever_properties_it_comes_with() {
     }
     scene.a_good_job_runs().await;
     scene.end().await;
+}
+
+/// Text that is no UTF-8, and tables deeper than any stack, are what lapin's parser does not survive.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_good_body_runs_also_with_properties_that_no_library_writes() {
+    let scene = Scene::new("raw-properties").await;
+    let long = |len: usize| u32::try_from(len).unwrap().to_be_bytes();
+    let headers = |table: &[u8]| [&b"\x20\0"[..], &long(table.len()), table].concat();
+    let mut nested = vec![b'V'];
+    for _ in 0..10_000 {
+        nested = [&b"A"[..], &long(nested.len()), &nested].concat();
+    }
+    let nested = [&b"\x01x"[..], &nested].concat();
+    let copies = [
+        &b"\x02CCA"[..],
+        &long(5 + scene.queue.len()),
+        b"S",
+        &long(scene.queue.len()),
+        scene.queue.as_bytes(),
+    ];
+    let queue = scene.queue.as_bytes();
+    let cases: [(&str, &[u8], Vec<u8>); 5] = [
+        ("a header's name is no text", queue, headers(b"\x02\xff\xfet\x01")),
+        ("headers 10,000 deep", queue, headers(&nested)),
+        ("the content's type is no text", queue, b"\x80\0\x01\xff".to_vec()),
+        ("the sender's name is no text", queue, b"\0\x08\x01\xff".to_vec()),
+        ("its key is no text", b"\xff", headers(&copies.concat())),
+    ];
+    let mut jobs = Vec::new();
+    for (n, (what, key, properties)) in (200..).zip(cases) {
+        let (id, body) = good(n);
+        publish_raw(key, &properties, &body);
+        jobs.push((id, what));
+        scene.a_good_job_runs().await;
+    }
+    for (id, what) in jobs {
+        scene.comes_to(State::Succeeded, id, what).await;
+    }
+    scene.end().await;
+}
+
+/// Publishes with these bytes as properties, which begin with their flags.
+fn publish_raw(key: &[u8], properties: &[u8], body: &[u8]) {
+    let mut stream = TcpStream::connect(("127.0.0.1", shared().rabbit.port())).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    let send = |stream: &mut TcpStream, kind: u8, channel: u8, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let frame = [&[kind, 0, channel][..], &length, payload, &[0xce]].concat();
+        stream.write_all(&frame).unwrap();
+    };
+    let receive = |stream: &mut TcpStream| {
+        let mut head = [0; 7];
+        stream.read_exact(&mut head).unwrap();
+        let mut payload = vec![0; u32::from_be_bytes([head[3], head[4], head[5], head[6]]) as usize + 1];
+        stream.read_exact(&mut payload).unwrap();
+        payload.pop();
+        payload
+    };
+    stream.write_all(b"AMQP\0\0\x09\x01").unwrap();
+    receive(&mut stream);
+    let login = b"\0\x0a\0\x0b\0\0\0\0\x05PLAIN\0\0\0\x0c\0guest\0guest\x05en_US";
+    send(&mut stream, 1, 0, login);
+    let tune = receive(&mut stream);
+    send(&mut stream, 1, 0, &[b"\0\x0a\0\x1f", &tune[4..]].concat());
+    send(&mut stream, 1, 0, b"\0\x0a\0\x28\x01/\0\0");
+    receive(&mut stream);
+    send(&mut stream, 1, 1, b"\0\x14\0\x0a\0");
+    receive(&mut stream);
+    // Confirms, so that it is known when the message is in its queue.
+    send(&mut stream, 1, 1, b"\0\x55\0\x0a\0");
+    receive(&mut stream);
+    let key = [&[u8::try_from(key.len()).unwrap()][..], key].concat();
+    // Mandatory: one that goes nowhere comes back before its confirm.
+    send(&mut stream, 1, 1, &[&b"\0\x3c\0\x28\0\0\0"[..], &key, b"\x01"].concat());
+    let size = (body.len() as u64).to_be_bytes();
+    send(&mut stream, 2, 1, &[&b"\0\x3c\0\0"[..], &size, properties].concat());
+    send(&mut stream, 3, 1, body);
+    assert_eq!(receive(&mut stream)[..4], *b"\0\x3c\0\x50", "the confirm");
 }

@@ -10,7 +10,8 @@ mod headers;
 mod link;
 mod names;
 mod publish;
-mod secure;
+mod sieve;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod topology;
@@ -34,7 +35,7 @@ use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::pair::queue::{Arrival, Arrivals, Outgoing, Queue, Side};
 use crate::tls::Tls;
-use crate::url::{ESCAPES, Server};
+use crate::url::{Server, malformed};
 
 /// A RabbitMQ server, in one namespace.
 #[derive(Debug)]
@@ -78,7 +79,7 @@ impl RabbitMq {
 pub(crate) fn parse(url: &str) -> std::result::Result<AMQPUri, String> {
     let mut uri: AMQPUri = url
         .parse()
-        .map_err(|_| format!("it is no amqp://USER:PASSWORD@HOST:PORT/VHOST; {ESCAPES}"))?;
+        .map_err(|_| malformed(url, "amqp://USER:PASSWORD@HOST:PORT/VHOST"))?;
     // lapin knows no address in brackets, and would take localhost.
     let authority = url.split_once("://").map_or("", |(_, rest)| rest);
     let authority = authority.split(['/', '?']).next().unwrap_or_default();

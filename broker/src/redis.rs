@@ -21,7 +21,7 @@ use crate::error::{Error, Result};
 use crate::io::Io;
 use crate::pair::store::{Effect, Epoch, Expected, Found, Key, Read, Store, Swap, Swapped};
 use crate::tls::Tls;
-use crate::url::{ESCAPES, Server};
+use crate::url::{Server, malformed};
 
 /// Bytes of one script call, unless a single swap has more.
 const CALL_BYTES: usize = 1 << 20;
@@ -223,7 +223,7 @@ pub(crate) fn parse(url: &str) -> std::result::Result<ConnectionInfo, String> {
     // redis is built without TLS and does not know the scheme; see `crate::tls`.
     let plain = url.replacen("rediss://", "redis://", 1);
     let info = IntoConnectionInfo::into_connection_info(plain);
-    info.map_err(|_| format!("it is no redis://USER:PASSWORD@HOST:PORT/DB; {ESCAPES}"))
+    info.map_err(|_| malformed(url, "redis://USER:PASSWORD@HOST:PORT/DB"))
 }
 
 /// Swaps that go in one script call.

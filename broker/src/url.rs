@@ -90,7 +90,24 @@ pub(crate) struct Server {
 }
 
 /// What may be wrong with a password in a URL, in an error.
-pub(crate) const ESCAPES: &str = "in a password, @ is written %40, / %2F, ? %3F, # %23 and % %25";
+const ESCAPES: &str = "in a password, @ is written %40, / %2F, ? %3F, # %23 and % %25";
+
+/// What is wrong with a URL that a client library cannot take apart, as far as that can be told without
+/// showing any of it: what stands where the port should may be a password.
+pub(crate) fn malformed(url: &str, form: &str) -> String {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let (address, parameters) = rest
+        .split_once('?')
+        .map_or((rest, false), |(address, _)| (address, true));
+    let authority = address.split('/').next().unwrap_or_default();
+    let host = authority.rsplit(['@', ']']).next().unwrap_or_default();
+    let why = match host.rsplit_once(':') {
+        Some((_, port)) if port.parse::<u16>().is_err() => "what follows the host's colon is no port",
+        _ if parameters => "heartbeat, connection_timeout, channel_max and frame_max must be numbers",
+        _ => ESCAPES,
+    };
+    format!("it is no {form}: {why}")
+}
 
 /// The parameters that Millhand takes off before the client libraries see the URL.
 const OWN: &[&str] = &["ns", "shards", "ca", "cert", "key"];
@@ -448,5 +465,15 @@ mod tests {
             assert!(!error.to_string().contains("canary"), "{error}");
         }
         assert_eq!(both("sqlite:x.db", "sqlite:x.db"), "sqlite:x.db".parse());
+        for (broker, store, says) in [
+            ("amqp://a:abc", "redis://b", "no port"),
+            ("amqp://u:1@[::1]:abc/x", "redis://b", "no port"),
+            ("amqp://a?heartbeat=x", "redis://b", "heartbeat"),
+            ("amqp://a", "redis://u:1@b:99999", "no port"),
+            ("amqp://a", "redis://u:%zz@b/x", "in a password"),
+        ] {
+            let error = both(broker, store).unwrap_err().to_string();
+            assert!(error.contains(says), "{broker} {store} {error}");
+        }
     }
 }

@@ -220,7 +220,7 @@ pub(crate) struct WorkerArgs {
     #[arg(long)]
     pub(crate) check: bool,
     /// Answer /live, /ready and /startup over HTTP here, as at 127.0.0.1:7701 [default: nowhere]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "IP:PORT")]
     pub(crate) health: Option<String>,
     #[command(subcommand)]
     pub(crate) command: Option<WorkerCommand>,
@@ -240,7 +240,7 @@ pub(crate) struct HealthArgs {
     #[arg(value_enum, default_value_t = Health::Ready)]
     pub(crate) what: Health,
     /// Where it answers [default: health of [worker] in the settings]
-    #[arg(long, value_name = "ADDRESS")]
+    #[arg(long, value_name = "IP:PORT")]
     pub(crate) at: Option<std::net::SocketAddr>,
 }
 

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use millhand_worker::{Slots, Worker, shutdown_signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -80,11 +80,17 @@ fn main() -> Result<ExitCode> {
             print!("{}", table::table(&std::io::read_to_string(std::io::stdin())?)?);
             Ok(ExitCode::SUCCESS)
         }
-        ["run" | "all", ..] => runtime.block_on(run(&words)),
-        ["--help" | "-h"] => {
+        [.., "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(ExitCode::SUCCESS)
         }
+        [what @ ("run" | "all"), ref words @ ..] => match asked(what == "all", words) {
+            Ok((chosen, options)) => runtime.block_on(run(chosen, options)),
+            Err(wrong) => {
+                eprintln!("{wrong}; see millhand-faults --help");
+                Ok(ExitCode::from(2))
+            }
+        },
         _ => {
             eprintln!("{USAGE}");
             Ok(ExitCode::from(2))
@@ -116,36 +122,7 @@ async fn worker(place: &Place, folder: &Path, setup: Setup) -> Result<()> {
     Ok(jobs::on(worker, folder, &setup)?.run(shutdown_signal()).await?)
 }
 
-async fn run(words: &[&str]) -> Result<ExitCode> {
-    let (mut names, mut seed, mut short, mut seconds) = (Vec::new(), None, false, None);
-    let mut rest = words[1..].iter();
-    while let Some(word) = rest.next() {
-        match *word {
-            "--seed" => seed = Some(number(word, rest.next())?),
-            "--seconds" => seconds = Some(number(word, rest.next())?),
-            "--short" => short = true,
-            name if name.starts_with('-') => bail!("there is no option {name}\n\n{USAGE}"),
-            name => names.push(name),
-        }
-    }
-    let options = Options {
-        seed: seed.unwrap_or_else(|| uuid::Uuid::new_v4().as_u64_pair().0 >> 16),
-        short,
-        seconds,
-    };
-    let known = scenarios::all();
-    let chosen: Vec<&Scenario> = if words[0] == "all" {
-        known
-    } else {
-        let find = |name: &&str| {
-            let found = known.iter().find(|known| known.name == *name).copied();
-            found.with_context(|| format!("there is no scenario {name}; `list` names them"))
-        };
-        names.iter().map(find).collect::<Result<_>>()?
-    };
-    if chosen.is_empty() {
-        bail!("run what?\n\n{USAGE}");
-    }
+async fn run(chosen: Vec<&Scenario>, options: Options) -> Result<ExitCode> {
     let mut failed = 0;
     for scenario in chosen {
         failed += scenario.run(options).await?;
@@ -157,7 +134,37 @@ async fn run(words: &[&str]) -> Result<ExitCode> {
     })
 }
 
-fn number(option: &str, word: Option<&&str>) -> Result<u64> {
-    let word = word.with_context(|| format!("{option} needs a number"))?;
-    word.parse().with_context(|| format!("{option} {word} is no number"))
+/// What is to be run, and how; or what is wrong with the words.
+fn asked(all: bool, words: &[&str]) -> Result<(Vec<&'static Scenario>, Options), String> {
+    let known = scenarios::all();
+    let mut chosen = Vec::new();
+    let mut options = Options {
+        seed: uuid::Uuid::new_v4().as_u64_pair().0 >> 16,
+        short: false,
+        seconds: None,
+    };
+    let mut rest = words.iter();
+    while let Some(word) = rest.next() {
+        match *word {
+            "--seed" => options.seed = number(word, rest.next())?,
+            "--seconds" => options.seconds = Some(number(word, rest.next())?),
+            "--short" => options.short = true,
+            name if name.starts_with('-') => return Err(format!("there is no option {name}")),
+            name if all => return Err(format!("all takes no names, and {name} is one")),
+            name => {
+                let found = known.iter().find(|known| known.name == name);
+                chosen.push(*found.ok_or_else(|| format!("there is no scenario {name}; `list` names them"))?);
+            }
+        }
+    }
+    match (all, chosen.is_empty()) {
+        (true, _) => Ok((known, options)),
+        (false, true) => Err("run which scenario? `list` names them".into()),
+        (false, false) => Ok((chosen, options)),
+    }
+}
+
+fn number(option: &str, word: Option<&&str>) -> Result<u64, String> {
+    let word = word.ok_or_else(|| format!("{option} needs a number"))?;
+    word.parse().map_err(|_| format!("{option} {word} is no number"))
 }

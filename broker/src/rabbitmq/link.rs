@@ -11,7 +11,7 @@ use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
-use super::secure;
+use super::stream;
 use super::topology::Topology;
 use super::trouble::Trouble;
 use crate::error::{Error, Result};
@@ -242,11 +242,7 @@ impl Link {
     async fn connect(&self) -> std::result::Result<Arc<Wire>, Trouble> {
         // lapin's own recovery stays off: it leaves channels behind that were closed by an error.
         let properties = ConnectionProperties::default().with_connection_name(format!("millhand {}", self.name).into());
-        let uri = self.uri.clone();
-        let connection = match &self.tls {
-            None => Connection::connect_uri(uri, properties).await,
-            Some(tls) => secure::connect(uri, tls.clone(), properties).await,
-        };
+        let connection = stream::connect(self.uri.clone(), self.tls.clone(), properties).await;
         let connection = connection.map_err(|error| self.not_connected(&error))?;
         Ok(Arc::new(Wire {
             connection,

@@ -1,4 +1,4 @@
-//! lapin over TLS.
+//! lapin on our own streams: in the clear or over TLS, and what comes goes through the [`Sieve`].
 //!
 //! lapin takes streams of the type that its reactor's connections have, so this is tokio with another
 //! such type. lapin is built without TLS of its own: given an `amqps://` address, it would talk in the
@@ -14,28 +14,43 @@ use async_rs::{Runtime, Tokio};
 use futures_util::Stream;
 use lapin::uri::AMQPUri;
 use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
+use tokio::net::TcpStream;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
+use tokio_util::either::Either;
 
+use super::sieve::Sieve;
 use crate::tls::{self, Tls};
 
-/// Connects to a server over TLS.
-pub(super) async fn connect(uri: AMQPUri, tls: Tls, properties: ConnectionProperties) -> lapin::Result<Connection> {
+/// Connects to a server, over TLS where that is given.
+pub(super) async fn connect(
+    uri: AMQPUri,
+    tls: Option<Tls>,
+    properties: ConnectionProperties,
+) -> lapin::Result<Connection> {
     let tokio = Tokio::current();
-    let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Secure(tokio)));
+    let runtime = Runtime::new(RuntimeParts::new(tokio.clone(), Ours(tokio)));
     let connect = async move |uri: AMQPUri, _| {
-        let stream = tls.connect(&uri.authority.host, uri.authority.port).await?;
+        let (host, port) = (uri.authority.host.as_str(), uri.authority.port);
+        let stream = match &tls {
+            Some(tls) => Either::Right(tls.connect(host, port).await?),
+            None => {
+                let stream = TcpStream::connect((host, port)).await?;
+                stream.set_nodelay(true)?;
+                Either::Left(stream)
+            }
+        };
         // Plain to lapin, which has nothing to add to it.
-        Ok(AsyncTcpStream::Plain(stream.compat()))
+        Ok(AsyncTcpStream::Plain(Sieve::new(stream).compat()))
     };
     Connection::connector(uri, runtime, connect, properties).await
 }
 
 /// Tokio, but for the type of its streams.
 #[derive(Clone, Debug)]
-struct Secure(Tokio);
+struct Ours(Tokio);
 
-impl Reactor for Secure {
-    type TcpStream = Compat<tls::Stream>;
+impl Reactor for Ours {
+    type TcpStream = Compat<Sieve<Either<TcpStream, tls::Stream>>>;
     type Sleep = <Tokio as Reactor>::Sleep;
 
     fn sleep(&self, span: Duration) -> Self::Sleep {
