@@ -40,10 +40,13 @@ impl Tls {
     /// Connects, and begins TLS. The files are read now, so that renewed ones are used without a
     /// restart.
     pub(crate) async fn connect(&self, host: &str, port: u16) -> io::Result<Stream> {
-        let connector = TlsConnector::from(Arc::new(self.config().map_err(io::Error::other)?));
+        let tls = self.clone();
         let name = ServerName::try_from(host.to_owned())
             .map_err(|_| io::Error::other(format!("{host:?} is no name that a certificate can have")))?;
         let connected = async {
+            // Not on this thread: the folder may be on a network that hangs.
+            let config = tokio::task::spawn_blocking(move || tls.config()).await?;
+            let connector = TlsConnector::from(Arc::new(config.map_err(io::Error::other)?));
             let stream = TcpStream::connect((host, port)).await?;
             stream.set_nodelay(true)?;
             let begun = connector.connect(name, stream).await;

@@ -664,7 +664,7 @@ impl World {
             }
             Meeting::Drop | Meeting::Ended(_) => Step::Acknowledge,
             Meeting::Replay(successor) => Step::Publish { successor },
-            Meeting::Busy(until) => Step::Release {
+            Meeting::Busy(until) | Meeting::Suspect(until) => Step::Release {
                 copy: watch_again(copy, until),
                 visible: until,
             },

@@ -25,13 +25,18 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
     let slot_at = crew.backend.now();
 
     // Claim: leave to run, or what to do instead.
-    let doubt = if job.doubtful {
-        Some(crew.doubts.lock().await)
-    } else {
-        None
+    let mut claim = claim(&crew, &job, presence.is_none(), slot.is_some());
+    let mut meeting = crew.claim(claim.clone()).await?;
+    // A suspect is claimed only with the leave to run it: one that waited with its claim would be found running
+    // when the suspect that it waits for kills the worker.
+    let alone = match meeting {
+        Meeting::Suspect(_) => crew.suspects.try_acquire().ok(),
+        _ => None,
     };
-    let claim = claim(&crew, &job, presence.is_none(), slot.is_some());
-    let meeting = crew.claim(claim.clone()).await?;
+    if alone.is_some() {
+        claim.situation.suspect_here = false;
+        meeting = crew.claim(claim.clone()).await?;
+    }
     let (fence, suspect, crashes) = match meeting {
         Meeting::Run {
             fence,
@@ -39,7 +44,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
             crashes,
         } => (fence, suspect, crashes),
         instead => {
-            drop((slot, doubt));
+            drop((slot, alone));
             let verdict = without_run(&instead, &crew);
             tell(&job, &verdict);
             let counted = Counted::met(&instead);
@@ -53,17 +58,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
     let log = JobLog::default();
     crew.claimed(id, claim, fence, log.clone());
     let claimed_at = crew.backend.now();
-    let alone = suspect.then(|| crew.suspects.try_acquire().ok()).flatten();
-    drop(doubt);
-    let _alone = if suspect && alone.is_none() {
-        // One that nobody took for doubtful: it waits here for the other's end.
-        crew.suspects.acquire().await.ok()
-    } else {
-        alone
-    };
-
-    // A suspect may have waited for another.
-    let alone_at = if suspect { crew.backend.now() } else { claimed_at };
+    let _alone = alone.filter(|_| suspect);
 
     // Run.
     let task = crew.registry.get(&job.copy.core.task)?;
@@ -96,7 +91,7 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
         fetch: micros(job.arrived_at.since(job.taken_at)),
         room: micros(slot_at.since(job.arrived_at)),
         claim: micros(claimed_at.since(slot_at)),
-        dispatch: micros(alone_at.since(claimed_at) + ran.dispatch),
+        dispatch: micros(ran.dispatch),
         run: micros(ran.run),
         cpu: ran.cpu.map(micros),
         encode: micros(ran.encode),
@@ -174,7 +169,8 @@ fn claim(crew: &Crew, job: &Waiting, running_here: bool, has_slot: bool) -> Clai
             worker: crew.me,
             owner_alive: false,
             running_here,
-            suspect_here: crew.suspects.available_permits() == 0,
+            // So that the claims of others need not wait for one another.
+            suspect_here: true,
             not_understood,
             // A thread cannot be stopped at its limit: its claim is renewed instead.
             hard_limit: task
@@ -231,7 +227,7 @@ fn without_run(meeting: &Meeting, crew: &Crew) -> Verdict {
     match *meeting {
         Meeting::Run { .. } | Meeting::Drop | Meeting::Ended(_) => Verdict::Acknowledge,
         Meeting::Replay(successor) => Verdict::Replay(successor),
-        Meeting::Busy(until) => Verdict::Release(Release::Busy(until)),
+        Meeting::Busy(until) | Meeting::Suspect(until) => Verdict::Release(Release::Busy(until)),
         Meeting::NotDue(due) => Verdict::Release(Release::NotDue(due)),
         Meeting::Parked(until) => Verdict::Release(Release::Parked(until)),
         Meeting::Die(reason) => Verdict::Leave {

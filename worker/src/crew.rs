@@ -53,9 +53,6 @@ pub(crate) struct Crew {
     pub(crate) window: Semaphore,
     /// One suspect runs at a time.
     pub(crate) suspects: Semaphore,
-    /// Of the jobs that may be suspects one is claimed at a time: two that are claimed at once would both find
-    /// none beside them.
-    pub(crate) doubts: tokio::sync::Mutex<()>,
     /// Ends when the worker gives up what it has not claimed.
     pub(crate) stopping: CancellationToken,
     /// What was counted and is not written yet.
@@ -99,7 +96,6 @@ impl Crew {
             leaves,
             window: Semaphore::new(window),
             suspects: Semaphore::new(1),
-            doubts: tokio::sync::Mutex::default(),
             stopping,
             tallies: Tallies::default(),
             runs: Mutex::default(),

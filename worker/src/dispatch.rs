@@ -283,9 +283,7 @@ impl Dispatch {
             tap.came = tokio::time::Instant::now();
         }
         for copy in parcel.into_jobs() {
-            let doubtful = redeliveries > 0 || copy.hop.busy > 0 || copy.hop.deaths > 0;
             let job = Waiting {
-                doubtful,
                 delivery: id,
                 copy,
                 ready_at,

@@ -26,8 +26,6 @@ pub(crate) struct Waiting {
     pub(crate) since: Instant,
     /// Slots that it takes.
     pub(crate) slots: usize,
-    /// A worker may have died under it.
-    pub(crate) doubtful: bool,
 }
 
 /// How long lighter jobs pass one that finds too few slots.
@@ -234,7 +232,6 @@ mod tests {
             arrived_at: at,
             since,
             slots: 1,
-            doubtful: false,
         }
     }
 

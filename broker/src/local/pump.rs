@@ -25,6 +25,7 @@ pub(super) fn row(delivery: DeliveryId) -> i64 {
 
 #[derive(Debug)]
 struct Held {
+    by: WorkerId,
     left: HashSet<JobId>,
     class: Class,
     counts: Arc<Counts>,
@@ -55,6 +56,7 @@ impl Ledger {
 
     pub(super) fn farewell(&self, worker: WorkerId) {
         lock(&self.workers).remove(&worker);
+        lock(&self.held).retain(|_, held| held.by != worker);
     }
 
     pub(super) fn knows(&self, worker: WorkerId) -> bool {
@@ -95,10 +97,11 @@ impl Ledger {
         held.counts.freed.notify_one();
     }
 
-    fn hold(&self, delivery: DeliveryId, parcel: &Parcel, counts: &Arc<Counts>) {
+    fn hold(&self, by: WorkerId, delivery: DeliveryId, parcel: &Parcel, counts: &Arc<Counts>) {
         let left = parcel.jobs().iter().map(millhand_proto::JobCopy::id).collect();
         lock(&counts.held)[usize::from(parcel.class().number())] += 1;
         let held = Held {
+            by,
             left,
             class: parcel.class(),
             counts: Arc::clone(counts),
@@ -109,49 +112,89 @@ impl Ledger {
 
 /// Starts to deliver, on the runtime of the caller.
 pub(super) fn start(local: Arc<Local>, subscription: Subscription) -> Consumer {
-    let (sender, deliveries) = mpsc::channel(1024);
+    let (out, deliveries) = mpsc::channel(1024);
     let (flow, watched) = watch::channel(Flow::Open(subscription.prefetch));
+    let (told, trouble) = watch::channel(None);
     tokio::spawn(async move {
         let queue = subscription.queue.clone();
-        if let Err(error) = pump(&local, &subscription, &sender, watched).await {
+        let ends = Ends {
+            out,
+            flow: watched,
+            trouble: told,
+        };
+        if let Err(error) = pump(&local, &subscription, ends).await {
             tracing::warn!(%queue, %error, "deliveries stopped");
         }
     });
     Consumer {
         deliveries,
         flow,
-        // What goes wrong here ends it.
-        trouble: watch::channel(None).1,
+        trouble,
     }
 }
 
-async fn pump(
-    local: &Local,
-    subscription: &Subscription,
-    out: &mpsc::Sender<Delivery>,
-    mut flow: watch::Receiver<Flow>,
-) -> Result<()> {
+/// The other ends of a [`Consumer`].
+struct Ends {
+    out: mpsc::Sender<Delivery>,
+    flow: watch::Receiver<Flow>,
+    trouble: watch::Sender<Option<String>>,
+}
+
+impl Ends {
+    /// Whether nobody wants deliveries any more.
+    fn are_loose(&self) -> bool {
+        self.out.is_closed() || self.flow.has_changed().is_err()
+    }
+
+    /// Asks until the file can be used, or nobody wants the answer: another process may hold its lock, or its
+    /// disk may be full. What was taken must not be given up meanwhile: as long as this worker lives nobody
+    /// else gets it.
+    async fn insist<T, F>(&self, ask: impl Fn() -> F) -> Result<T>
+    where
+        F: Future<Output = Result<T>>,
+    {
+        loop {
+            match ask().await {
+                Err(error @ Error::Unreachable { .. }) if !self.are_loose() => {
+                    tracing::warn!(%error, "deliveries wait");
+                    self.trouble.send_replace(Some(error.to_string()));
+                    tokio::select! {
+                        () = tokio::time::sleep(LOOK_AGAIN) => {}
+                        () = self.out.closed() => {}
+                    }
+                }
+                answer => {
+                    self.trouble.send_if_modified(|trouble| trouble.take().is_some());
+                    return answer;
+                }
+            }
+        }
+    }
+}
+
+async fn pump(local: &Local, subscription: &Subscription, mut ends: Ends) -> Result<()> {
     let counts = Arc::new(Counts::default());
     loop {
         // Registered before looking, so that no wake-up falls between looking and waiting.
         let work = local.board.work.notified();
         tokio::pin!(work);
         work.as_mut().enable();
-        let prefetch = match *flow.borrow_and_update() {
+        let prefetch = match *ends.flow.borrow_and_update() {
             Flow::Open(prefetch) => prefetch.max(1),
             Flow::Held => 0,
         };
         let free = lock(&counts.held).map(|held| prefetch.saturating_sub(held));
         let mut wait = LOOK_AGAIN;
         if free.iter().any(|free| *free > 0) {
-            let (rows, next_due) = insist(|| take(local, subscription, free)).await?;
+            let (rows, next_due) = ends.insist(|| take(local, subscription, free)).await?;
             let full = !rows.is_empty();
             // Together: what is set aside shares its transactions.
-            let opened = rows.iter().map(|row| insist(move || open(local, row)));
+            let opened = rows.iter().map(|row| ends.insist(move || open(local, row)));
             for delivery in try_join_all(opened).await?.into_iter().flatten() {
-                local.ledger.hold(delivery.id, &delivery.parcel, &counts);
+                let worker = subscription.worker;
+                local.ledger.hold(worker, delivery.id, &delivery.parcel, &counts);
                 crash::point("deliver.after");
-                if out.send(delivery).await.is_err() {
+                if ends.out.send(delivery).await.is_err() {
                     return Ok(());
                 }
             }
@@ -166,24 +209,7 @@ async fn pump(
             () = &mut work => {}
             () = counts.freed.notified() => {}
             () = tokio::time::sleep(wait) => {}
-            changed = flow.changed() => if changed.is_err() { return Ok(()) },
-        }
-    }
-}
-
-/// Asks until the file can be used: another process may hold its lock, or its disk may be full. What was
-/// taken must not be given up meanwhile: as long as this worker lives nobody else gets it.
-async fn insist<T, F>(ask: impl Fn() -> F) -> Result<T>
-where
-    F: Future<Output = Result<T>>,
-{
-    loop {
-        match ask().await {
-            Err(error @ Error::Unreachable { .. }) => {
-                tracing::warn!(%error, "deliveries wait");
-                tokio::time::sleep(LOOK_AGAIN).await;
-            }
-            answer => return answer,
+            changed = ends.flow.changed() => if changed.is_err() { return Ok(()) },
         }
     }
 }

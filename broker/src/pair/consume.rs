@@ -61,7 +61,7 @@ impl Pump {
             tokio::select! {
                 arrived = arrivals.arrived.recv() => match arrived {
                     Some(Arrived::Message(arrival)) => {
-                        let opened = self.open(arrival).await;
+                        let opened = self.open(arrival);
                         crash::point("deliver.after");
                         if let Some(delivery) = opened
                             && self.out.send(delivery).await.is_err()
@@ -108,8 +108,8 @@ impl Pump {
         });
     }
 
-    /// Opens a message; what cannot be read is set aside and stops nobody.
-    async fn open(self: &Arc<Self>, arrival: Arrival) -> Option<Delivery> {
+    /// Opens a message; what cannot be read is set aside first, and stops nobody.
+    fn open(self: &Arc<Self>, arrival: Arrival) -> Option<Delivery> {
         let queue = &self.subscription.queue;
         let mut bad: Vec<(Option<JobId>, String)> = Vec::new();
         let parcel = match Parcel::decode(&arrival.body) {
@@ -130,36 +130,46 @@ impl Pump {
             }
             parcel => parcel,
         };
-        let Some(parcel) = parcel else {
-            // Beside what else comes: whoever sends much of this must not slow down the others. It counts as
-            // in hand until it is aside, so that RabbitMQ bounds how many there are.
-            let pump = Arc::clone(self);
-            tokio::spawn(async move {
-                if pump.set_aside(&arrival, bad).await {
-                    pump.pair.queue.acknowledge(vec![arrival.id]);
-                }
-            });
-            return None;
-        };
-        if !bad.is_empty() && !self.set_aside(&arrival, bad).await {
-            return None;
+        let delivery = parcel.map(|parcel| self.held(&arrival, parcel));
+        if bad.is_empty() {
+            return delivery;
         }
+        // Beside what else comes: whoever sends much of this must not slow down the others. It counts as in hand
+        // until it is aside, so that RabbitMQ bounds how many there are.
+        let pump = Arc::clone(self);
+        tokio::spawn(async move {
+            if !pump.set_aside(&arrival, bad).await {
+                return;
+            }
+            match delivery {
+                None => pump.pair.queue.acknowledge(vec![arrival.id]),
+                // What was lost meanwhile comes again.
+                Some(delivery) => {
+                    if pump.pair.ledger.holds(delivery.id, delivery.parcel.jobs()[0].id()) {
+                        let _ = pump.out.send(delivery).await;
+                    }
+                }
+            }
+        });
+        None
+    }
+
+    /// A parcel that can be read, in hand from now on.
+    fn held(&self, arrival: &Arrival, parcel: Parcel) -> Delivery {
         let enqueued_at = parcel.jobs()[0].core.enqueued_at;
         let due = parcel.due().unwrap_or(enqueued_at);
         let ready_at = due
             .max(arrival.published_at.unwrap_or(enqueued_at))
             .min(arrival.taken_at);
-        let first = arrival.redeliveries == 0;
-        self.pair
-            .ledger
-            .hold(arrival.id, &parcel, self.subscription.worker, first, ready_at);
-        Some(Delivery {
+        let (first, worker) = (arrival.redeliveries == 0, self.subscription.worker);
+        self.pair.ledger.hold(arrival.id, &parcel, worker, first, ready_at);
+        Delivery {
             id: arrival.id,
             parcel,
             redeliveries: arrival.redeliveries,
             ready_at,
             taken_at: arrival.taken_at,
-        })
+        }
     }
 
     /// Answers whether it is; not so when the worker is gone, and then it comes to another.

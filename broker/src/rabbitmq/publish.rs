@@ -190,6 +190,11 @@ impl Outbox {
         if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) {
             return Some(room);
         }
+        // Nobody waits for these any more.
+        self.waiting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .retain(|item| item.stage.load(Ordering::SeqCst) != GIVEN_UP);
         self.came.notify_one();
         tokio::select! {
             room = Arc::clone(&self.room).acquire_many_owned(bytes) => room.ok(),

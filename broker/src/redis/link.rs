@@ -263,7 +263,8 @@ impl Link {
     fn not_connected(&self, error: &redis::RedisError) -> Error {
         let ended = error.is_connection_dropped() && !error.is_connection_refusal();
         let hint = match &self.tls {
-            Some(tls) if error.is_io_error() => tls.hint(),
+            // One that says nothing has not refused us.
+            Some(tls) if error.is_io_error() && !error.is_timeout() => tls.hint(),
             None if ended || error.kind() == redis::ErrorKind::Parse => {
                 "if it speaks TLS at this port, use rediss://".into()
             }

@@ -35,6 +35,12 @@ pub(super) async fn run(args: &HealthArgs, global: &Global, ui: &Ui) -> Outcome 
                 .hint("name it with --at, or with health of [worker] in the settings")
         })?,
     };
+    if at.port() == 0 {
+        return Err(Failure::usage(format!(
+            "the worker at {at} has a port that is not known before it starts"
+        ))
+        .hint("its log says which it took: name that with --at"));
+    }
     let (path, well, ill) = match args.what {
         Health::Live => ("/live", "live", "not_live"),
         Health::Ready => ("/ready", "ready", "not_ready"),

@@ -28,7 +28,7 @@ impl Reader {
                 "store" => store = self.text(key, value),
                 "worker" => self.worker(value, &mut worker),
                 "tasks" => self.tasks(value, &mut tasks),
-                _ => self.unknown(key, value),
+                _ => self.unknown(key),
             }
         }
         let broker = self.back_end(
@@ -92,7 +92,7 @@ impl Reader {
                 "health" => worker.health = self.address(&key, value),
                 "recycle_jobs" => worker.recycle.jobs = self.number(&key, value, 1..=MOST_JOBS),
                 "recycle_memory" => worker.recycle.memory = self.bytes(&key, value, LEAST_MEMORY),
-                _ => self.unknown(&key, value),
+                _ => self.unknown(&key),
             }
         }
         if worker.asyncs + worker.threads + worker.processes == 0 {
@@ -162,7 +162,7 @@ impl Reader {
                 "crashes" => task.crashes = self.number(&key, value, 1..=1000),
                 "slots" => task.slots = self.number(&key, value, 1..=10_000),
                 "memory" => task.memory = self.bytes(&key, value, LEAST_MEMORY),
-                _ => self.unknown(&key, value),
+                _ => self.unknown(&key),
             }
         }
         let has = |name| table.contains_key(name);

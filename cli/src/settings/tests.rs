@@ -104,23 +104,23 @@ fn what_is_not_understood_is_refused_with_source_key_value_and_the_nearest_right
     for (text, want) in [
         (
             "brokr = \"memory:\"",
-            "/m.toml: brokr = \"memory:\": this is no setting; did you mean broker?",
+            "/m.toml: brokr: this is no setting; did you mean broker?",
         ),
         (
             "[worker]\nproceses = 4",
-            "/m.toml: worker.proceses = 4: this is no setting; did you mean worker.processes?",
+            "/m.toml: worker.proceses: this is no setting; did you mean worker.processes?",
         ),
         (
             "processes = 4",
-            "/m.toml: processes = 4: this is no setting; did you mean worker.processes?",
+            "/m.toml: processes: this is no setting; did you mean worker.processes?",
         ),
         (
             "[tasks.a]\ncommand = [\"a\"]\ntimout = \"1s\"",
-            "/m.toml: tasks.a.timout = \"1s\": this is no setting; did you mean tasks.a.timeout?",
+            "/m.toml: tasks.a.timout: this is no setting; did you mean tasks.a.timeout?",
         ),
         (
             "colour = 1",
-            "/m.toml: colour = 1: this is no setting; there is broker, store, worker, tasks",
+            "/m.toml: colour: this is no setting; there is broker, store, worker, tasks",
         ),
         (
             "[worker]\nasync = \"many\"",
@@ -172,7 +172,7 @@ fn what_is_not_understood_is_refused_with_source_key_value_and_the_nearest_right
         ),
         (
             "[worker]\nrecycle_job = 3",
-            "/m.toml: worker.recycle_job = 3: this is no setting; did you mean worker.recycle_jobs?",
+            "/m.toml: worker.recycle_job: this is no setting; did you mean worker.recycle_jobs?",
         ),
         (
             "[worker]\nhealth = \"localhost\"",
@@ -230,7 +230,7 @@ fn what_is_not_understood_is_refused_with_source_key_value_and_the_nearest_right
         ),
         (
             "[tasks.a]\nchild = [\"a\"]\nsofttimeout = \"2h\"",
-            "/m.toml: tasks.a.softtimeout = \"2h\": this is no setting; did you mean tasks.a.soft_timeout?",
+            "/m.toml: tasks.a.softtimeout: this is no setting; did you mean tasks.a.soft_timeout?",
         ),
         (
             "[tasks.a]\ncommand = [\"a\"]\nretries = 1001",
@@ -287,12 +287,12 @@ fn a_bad_variable_or_flag_is_named() {
         (
             "MILLHAND_WORKER__PROCESES",
             "2",
-            "MILLHAND_WORKER__PROCESES = \"2\": this is no setting; did you mean MILLHAND_WORKER__PROCESSES?",
+            "MILLHAND_WORKER__PROCESES: this is no setting; did you mean MILLHAND_WORKER__PROCESSES?",
         ),
         (
             "MILLHAND_WORKER_PROCESSES",
             "2",
-            "MILLHAND_WORKER_PROCESSES = \"2\": this is no setting; did you mean MILLHAND_WORKER__PROCESSES?",
+            "MILLHAND_WORKER_PROCESSES: this is no setting; did you mean MILLHAND_WORKER__PROCESSES?",
         ),
         (
             "MILLHAND_WORKER__PROCESSES",

@@ -65,8 +65,8 @@ impl Reader {
         self.say(|reader| format!("{}: {key} {problem}", reader.origins.of(key).0));
     }
 
-    /// Says that there is no such setting, and which is the nearest.
-    pub(super) fn unknown(&mut self, key: &str, value: &Value) {
+    /// Says that there is no such setting, and which is the nearest. Its value may be a secret.
+    pub(super) fn unknown(&mut self, key: &str) {
         self.say(|reader| {
             let (source, is_variable) = reader.origins.of(key);
             let nearest = nearest(key);
@@ -84,11 +84,10 @@ impl Reader {
                     siblings(key).map(|k| spelled(&k)).collect::<Vec<_>>().join(", ")
                 ),
             };
-            let shown = show(value);
             if is_variable {
-                format!("{source} = {shown}: this is no setting{suggestion}")
+                format!("{source}: this is no setting{suggestion}")
             } else {
-                format!("{source}: {key} = {shown}: this is no setting{suggestion}")
+                format!("{source}: {key}: this is no setting{suggestion}")
             }
         });
     }

@@ -19,7 +19,7 @@ pub struct Situation {
     pub owner_alive: bool,
     /// Whether this worker runs the job at this moment.
     pub running_here: bool,
-    /// Whether a suspect runs in this worker at this moment: another one is not claimed beside it.
+    /// Whether a suspect runs in this worker, or whether one does was not looked: none is claimed beside it.
     pub suspect_here: bool,
     /// Why this worker cannot run the job, if it cannot: an unknown task, version or field.
     pub not_understood: Option<String>,
@@ -49,8 +49,10 @@ pub enum Meeting {
     Ended(State),
     /// Publish this decided successor again, confirm, write the confirm, acknowledge.
     Replay(Successor),
-    /// Its owner is alive, or another suspect runs here: release until then.
+    /// Its owner is alive: release until then.
     Busy(Timestamp),
+    /// It is a suspect, and not claimed: release until then, or claim it where it may run.
+    Suspect(Timestamp),
     /// Not due: release until then.
     NotDue(Timestamp),
     /// Not understood here: release until then.
@@ -140,7 +142,7 @@ pub fn meet(entry: Option<Entry>, copy: &JobCopy, with: &Situation) -> (Meeting,
             entry.owner = None;
             entry.deadline = None;
             let until = with.now.plus(limits::SUSPECT_WAIT);
-            (Meeting::Busy(until), running.then_some(entry))
+            (Meeting::Suspect(until), running.then_some(entry))
         }
         Suspicion::None | Suspicion::Suspect => {
             if !running {
@@ -235,14 +237,14 @@ mod tests {
             entry = after;
         }
         let (meeting, after) = meet(entry, &copy, &with(3, true));
-        assert_eq!(meeting, Meeting::Busy(at.plus(limits::SUSPECT_WAIT)));
+        assert_eq!(meeting, Meeting::Suspect(at.plus(limits::SUSPECT_WAIT)));
         let after = after.unwrap();
         assert_eq!((after.deaths, after.state, after.owner), (2, State::Queued, None));
         // That worker dies too, and another one has a suspect of its own.
         let (meeting, unchanged) = meet(Some(after.clone()), &copy, &with(4, true));
         assert_eq!(
             (meeting, unchanged),
-            (Meeting::Busy(at.plus(limits::SUSPECT_WAIT)), None)
+            (Meeting::Suspect(at.plus(limits::SUSPECT_WAIT)), None)
         );
         let (meeting, after) = meet(Some(after), &copy, &with(5, false));
         assert!(matches!(meeting, Meeting::Run { suspect: true, .. }), "{meeting:?}");

@@ -43,7 +43,8 @@ impl Dispatch {
         {
             return Vec::new();
         }
-        let silent = |tap: &Tap| !tap.paused && tap.came.elapsed() > SILENCE;
+        // One that knows why nothing comes is not deaf, and starting it again would not help.
+        let silent = |tap: &Tap| !tap.paused && tap.trouble.is_none() && tap.came.elapsed() > SILENCE;
         self.taps
             .iter()
             .filter(|(_, tap)| silent(tap))

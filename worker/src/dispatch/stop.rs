@@ -30,6 +30,8 @@ impl Dispatch {
             );
         }
         self.end_jobs(&mut ears, grace).await;
+        // What follows may take its time, and is no standstill.
+        self.say_health();
         if self.under_way + self.going_back > 0 {
             tracing::warn!(
                 jobs = self.under_way,
@@ -42,6 +44,7 @@ impl Dispatch {
         if timeout(LAST_WORDS, flushed).await.is_err() {
             tracing::debug!("the last statistics could not be written");
         }
+        self.say_health();
         let left = timeout(LAST_WORDS, self.crew.backend.leave(self.crew.me)).await;
         if let Err(error) = left.unwrap_or(Err(Error::Closed)) {
             tracing::warn!(%error, "could not say that this worker is gone; others will notice");
