@@ -108,6 +108,8 @@ impl Heard {
 pub(crate) struct Pace {
     /// So many in one call.
     pub(crate) at_once: usize,
+    /// At most so many in one parcel.
+    pub(crate) pack: usize,
     /// At most so many in a second.
     pub(crate) per_second: Option<u32>,
 }
@@ -116,6 +118,7 @@ impl Default for Pace {
     fn default() -> Self {
         Self {
             at_once: 4,
+            pack: 1,
             per_second: None,
         }
     }
@@ -194,7 +197,7 @@ pub(crate) async fn produce(place: &Place, folder: &Path, jobs: &[(JobId, Work)]
             for (id, work) in &open {
                 calls.push(work.call()?.job_id(*id));
             }
-            let answers = client.enqueue_raw_packed(1, calls).await;
+            let answers = client.enqueue_raw_packed(pace.pack, calls).await;
             let mut again = Vec::new();
             for (job, answer) in open.into_iter().zip(answers) {
                 let (what, why) = match answer {

@@ -64,7 +64,21 @@ impl Scene {
 
     /// Enqueues all jobs, so many in one call, and at most so many in a second.
     pub(crate) async fn produce_by(&self, at_once: usize, per_second: Option<u32>) -> Result<()> {
-        let pace = Pace { at_once, per_second };
+        let pace = Pace {
+            at_once,
+            per_second,
+            ..Pace::default()
+        };
+        load::produce(&self.place, &self.folder, &self.jobs, pace).await
+    }
+
+    /// Enqueues all jobs, so many in one parcel.
+    pub(crate) async fn produce_packed(&self, pack: usize) -> Result<()> {
+        let pace = Pace {
+            at_once: pack,
+            pack,
+            ..Pace::default()
+        };
         load::produce(&self.place, &self.folder, &self.jobs, pace).await
     }
 
@@ -78,8 +92,8 @@ impl Scene {
     pub(crate) fn produce_slowly(self: &Arc<Self>, place: Place, per_second: u32) -> JoinHandle<Result<()>> {
         let scene = Arc::clone(self);
         let pace = Pace {
-            at_once: 4,
             per_second: Some(per_second),
+            ..Pace::default()
         };
         tokio::spawn(async move { load::produce(&place, &scene.folder, &scene.jobs, pace).await })
     }

@@ -160,8 +160,8 @@ async fn beset(scene: Arc<Scene>, pairs: u64, per_second: u32) -> Result<Value> 
 /// Enqueues these at their pace.
 async fn enqueue(scene: &Scene, jobs: &[(JobId, Work)]) -> Result<()> {
     let pace = Pace {
-        at_once: 4,
         per_second: Some(GOOD),
+        ..Pace::default()
     };
     load::produce(&scene.place, &scene.folder, jobs, pace).await
 }

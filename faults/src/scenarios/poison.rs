@@ -28,6 +28,8 @@ pub(super) const SCENARIOS: &[Scenario] = &[
 
 /// Deaths of workers after which such a job is dead: 2 until it is a suspect, 3 as one.
 const DEATHS: usize = 5;
+/// Jobs that come with it in one parcel: those that run beside it are suspects as well.
+const PACK: usize = 20;
 
 fn runs(options: Options, kind: Kind) -> Vec<Run> {
     let places: &[Where] = if options.short {
@@ -38,16 +40,19 @@ fn runs(options: Options, kind: Kind) -> Vec<Run> {
     let poisons = options.pick(1, 2);
     let mut kinds = vec![kind];
     kinds.extend(Kind::ALL.iter().cycle().take(59));
-    let run = |place: &Where| {
-        let plan = format!("{poisons} of {} jobs", poisons * kinds.len());
-        let run = Run::new(*place, plan, move |scene| poisoned(scene, kind, poisons));
-        run.jobs((poisons * kinds.len()) as u64).kinds(&kinds)
-    };
-    places.iter().map(run).collect()
+    let mut runs = Vec::new();
+    for pack in [1, PACK] {
+        for place in places {
+            let plan = format!("{poisons} of {} jobs, {pack} in a parcel", poisons * kinds.len());
+            let run = Run::new(*place, plan, move |scene| poisoned(scene, kind, poisons, pack));
+            runs.push(run.jobs((poisons * kinds.len()) as u64).kinds(&kinds));
+        }
+    }
+    runs
 }
 
 /// Workers come back for as long as somebody kills them; nobody else dies.
-async fn poisoned(scene: Arc<Scene>, kind: Kind, poisons: usize) -> Result<Value> {
+async fn poisoned(scene: Arc<Scene>, kind: Kind, poisons: usize, pack: usize) -> Result<Value> {
     let cage = if kind == Kind::Glutton {
         match Cage::new() {
             Ok(cage) => Some(cage),
@@ -63,7 +68,7 @@ async fn poisoned(scene: Arc<Scene>, kind: Kind, poisons: usize) -> Result<Value
         }
         Ok(worker)
     };
-    scene.produce().await?;
+    scene.produce_packed(pack).await?;
     let mut workers = vec![start()?, start()?];
     let mut deaths = 0;
     {

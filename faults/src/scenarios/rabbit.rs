@@ -153,18 +153,19 @@ async fn struck(
     scene.started(50).await?;
     tokio::time::sleep(SETTLED).await;
     scene.baseline(&workers)?;
-    let mut back = Duration::ZERO;
+    let mut back = Vec::new();
     for time in 1..=times {
         scene.started(600 + 400 * (time as usize - 1)).await?;
         scene.note("fault", None)?;
         let deed = deed.clone();
         scene.place.with_rabbit(move |rabbit| deed(rabbit)).await?;
         scene.note("heal", None)?;
-        back = back.max(consumers_back(&scene, &workers).await?);
+        back.push(millis(consumers_back(&scene, &workers).await?));
     }
     load.await??;
     let mut facts = scene.over(workers).await?;
-    facts["t_consumers"] = millis(back).into();
+    facts["t_consumers"] = back.iter().max().copied().into();
+    facts["t_consumers_each"] = back.into();
     Ok(facts)
 }
 
@@ -185,6 +186,12 @@ async fn consumers_back(scene: &Scene, workers: &[Running]) -> Result<Duration> 
         if ours.len() == wanted && ours.iter().filter(bounded).count() == wanted {
             return Ok(began.elapsed());
         }
+        eprintln!(
+            "DBG {:?} {} of {wanted}\n{}",
+            began.elapsed(),
+            ours.len(),
+            ours.join("\n")
+        );
         if began.elapsed() > PATIENCE {
             bail!("{} of {wanted} consumers are back:\n{listed}", ours.len());
         }
