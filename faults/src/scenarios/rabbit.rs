@@ -186,12 +186,6 @@ async fn consumers_back(scene: &Scene, workers: &[Running]) -> Result<Duration> 
         if ours.len() == wanted && ours.iter().filter(bounded).count() == wanted {
             return Ok(began.elapsed());
         }
-        eprintln!(
-            "DBG {:?} {} of {wanted}\n{}",
-            began.elapsed(),
-            ours.len(),
-            ours.join("\n")
-        );
         if began.elapsed() > PATIENCE {
             bail!("{} of {wanted} consumers are back:\n{listed}", ours.len());
         }
