@@ -72,7 +72,9 @@ impl Local {
         let place = format!("sqlite:{}", path.display());
         let writer = Committer::start(schema::open(path)?, Mode::Write, place.clone())?;
         let reader = Committer::start(schema::open(path)?, Mode::Read, place.clone())?;
-        let dir = presence::folder(path);
+        // By its one name: workers that came by another must find each other.
+        let real = path.canonicalize().map_err(|error| Error::unreachable(&place, error))?;
+        let dir = presence::folder(&real);
         Ok(Arc::new(Self::new(
             place,
             writer,

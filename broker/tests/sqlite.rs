@@ -347,8 +347,36 @@ async fn deliveries_go_on_when_the_file_can_be_used_again() {
     // It looks at once, and cannot.
     let nothing = tokio::time::timeout(Duration::from_secs(1), consumer.deliveries.recv()).await;
     assert!(nothing.is_err(), "deliveries ended: {nothing:?}");
+    let trouble = consumer.trouble.borrow().clone();
+    assert!(
+        trouble.as_ref().is_some_and(|why| why.contains("copies")),
+        "{trouble:?}"
+    );
     other.execute_batch("ALTER TABLE away RENAME TO copies").unwrap();
     push(&*backend, core(1)).await;
     let delivery = tokio::time::timeout(SOON, consumer.deliveries.recv()).await;
     assert_eq!(delivery.unwrap().unwrap().parcel.jobs()[0].id(), core(1).id);
+    assert_eq!(*consumer.trouble.borrow(), None);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_that_is_opened_by_a_link_is_the_same_file() {
+    let dir = tempfile::tempdir().unwrap();
+    let [file, link] = ["jobs.db", "link.db"].map(|name| dir.path().join(name));
+    let backend = Sqlite::open(&file).unwrap();
+    std::os::unix::fs::symlink(&file, &link).unwrap();
+    push(&*backend, core(1)).await;
+    let mut holder = consume(&*Sqlite::open(&link).unwrap(), 1).await;
+    tokio::time::timeout(SOON, holder.deliveries.recv())
+        .await
+        .unwrap()
+        .unwrap();
+    // Who came by the other name finds that its holder lives.
+    let mut other = consume(&*backend, 2).await;
+    push(&*backend, core(2)).await;
+    for _ in 0..2 {
+        let delivery = tokio::time::timeout(Duration::from_secs(1), other.deliveries.recv()).await;
+        let id = delivery.ok().flatten().map(|delivery| delivery.parcel.jobs()[0].id());
+        assert_ne!(id, Some(core(1).id), "it is held");
+    }
 }
