@@ -39,8 +39,24 @@ struct Job {
     found_of: BTreeSet<(u64, u64)>,
     /// The process and time of each word of a handler that the job is over.
     ends: Vec<(u64, u64)>,
+    /// The same of each word that an attempt is over.
+    words: Vec<(u64, u64)>,
     /// The state, and result, of each time it was looked at when all was over.
     found: Vec<(String, Option<u64>)>,
+}
+
+impl Job {
+    /// Whether an attempt of this process had begun then and was not over.
+    fn ran_at(&self, pid: u64, at: u64) -> bool {
+        let begun = self.starts.iter().filter(|start| start.0 == pid && start.2 <= at);
+        let begun = begun.map(|start| start.2).max();
+        let over = |begun| {
+            self.words
+                .iter()
+                .any(|(of, word)| *of == pid && (begun..=at).contains(word))
+        };
+        begun.is_some_and(|begun| !over(begun))
+    }
 }
 
 /// What was done to the system, and when.
@@ -216,7 +232,11 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         let id = text(&line, "id").to_owned();
         let (pid, at) = (number(&line, "pid"), number(&line, "at"));
         let job = jobs.entry(id.clone()).or_default();
-        match text(&line, "what") {
+        let what = text(&line, "what");
+        if ["end", "died", "failed", "snoozed"].contains(&what) {
+            job.words.push((pid, at));
+        }
+        match what {
             "start" => {
                 job.starts.push((pid, number(&line, "attempt"), at));
                 job.newest = job.newest.max(fence(&line));
@@ -323,7 +343,6 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
             .harmed()
             .filter(|pid| job.starts.iter().any(|start| start.0 == *pid))
             .collect();
-        hit.extend(harmed.iter().copied());
         extra += job.starts.len().saturating_sub(starts);
         twice += usize::from(job.starts.len() > starts);
         // An end of one that was killed may never have been told to anybody.
@@ -340,15 +359,10 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
             say(format!("I5: attempt {attempt}"));
         }
         for (pid, at) in &done.kills {
-            let begun = job.starts.iter().any(|start| start.0 == *pid && start.2 <= *at);
-            let ended = job.ends.iter().any(|end| end.1 <= *at);
-            let next = job
-                .starts
-                .iter()
-                .filter(|start| start.2 > *at)
-                .map(|start| start.2 - at);
-            if let Some(next) = next.min().filter(|_| begun && !ended) {
-                again = again.max(Some(next));
+            if job.ran_at(*pid, *at) {
+                hit.insert(*pid);
+                let later = job.starts.iter().filter(|start| start.2 > *at);
+                again = again.max(later.map(|start| start.2 - at).min());
             }
         }
     }

@@ -180,3 +180,39 @@ fn the_checker_sees_what_is_wrong_and_nothing_else() {
     wrong("I10: it lives on: \\\"7: sleep", verdict.clone());
     wrong("I8: left behind: \\\"3 messages", verdict);
 }
+
+#[test]
+fn a_kill_hits_what_runs_at_that_moment_and_the_next_start_is_timed_from_it() {
+    let judge = |ran: &[(&str, u64, u64)]| {
+        let folder = tempfile::tempdir().unwrap();
+        let write = |name: &str, lines: &[Value]| {
+            let text: String = lines.iter().map(|line| format!("{line}\n")).collect();
+            std::fs::write(folder.path().join(name), text).unwrap();
+        };
+        let produced = ["attempt", "ok"].map(|what| json!({"what": what, "id": "a", "kind": "retry", "n": 3}));
+        write("produced.jsonl", &produced);
+        let line = |(what, pid, at): &(&str, u64, u64)| json!({"what": what, "id": "a", "pid": pid, "at": at});
+        write("ran.jsonl", &ran.iter().map(line).collect::<Vec<_>>());
+        write("done.jsonl", &[json!({"what": "kill", "pid": 7, "at": 100})]);
+        let (_, lines, errors) = faults(&["check", folder.path().to_str().unwrap()]);
+        assert_eq!(lines.len(), 1, "{errors}");
+        ["kills_that_hit_running_jobs", "t_run_again"].map(|name| lines[0][name].as_u64())
+    };
+    let again = ("start", 8, 130);
+    assert_eq!(judge(&[("start", 7, 90), again]), [Some(1), Some(30)]);
+    assert_eq!(
+        judge(&[("start", 7, 50), ("failed", 7, 60), ("start", 7, 90), again]),
+        [Some(1), Some(30)]
+    );
+    assert_eq!(
+        judge(&[("start", 7, 50), ("failed", 7, 60), again]),
+        [Some(0), None],
+        "it waits for its retry"
+    );
+    assert_eq!(
+        judge(&[("start", 6, 50), again]),
+        [Some(0), None],
+        "another process ran it"
+    );
+    assert_eq!(judge(&[("start", 7, 90)]), [Some(1), None]);
+}
