@@ -174,7 +174,10 @@ mod tests {
             (1000, "s"),
             (1, "ms"),
         ];
-        let (unit, name) = units.into_iter().find(|(unit, _)| millis % unit == 0).unwrap();
+        let (unit, name) = units
+            .into_iter()
+            .find(|(unit, _)| millis.is_multiple_of(*unit))
+            .unwrap();
         match (millis / unit, name) {
             (1, "days") => "1 day".to_owned(),
             (number, name) => format!("{number} {name}"),
