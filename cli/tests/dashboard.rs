@@ -3,10 +3,9 @@
 
 mod place;
 
-use std::io::{BufRead, BufReader};
 use std::process::Stdio;
 
-use place::{Place, Running, page, signal};
+use place::{Lines, Place, Running, page, signal};
 
 #[test]
 fn it_shows_what_is_there_until_it_is_told_to_stop() {
@@ -15,16 +14,12 @@ fn it_shows_what_is_there_until_it_is_told_to_stop() {
     let id = place.expect(0, &["enqueue", "wordcount"]).0;
     let mut command = place.command(&["dashboard", "--bind", "127.0.0.1:0"]);
     let mut dashboard = Running(command.stderr(Stdio::piped()).spawn().unwrap());
-    let mut said = String::new();
-    let mut stderr = BufReader::new(dashboard.0.stderr.take().unwrap());
-    stderr.read_line(&mut said).unwrap();
-    let (_, address) = said.split_once("http://").unwrap();
-    let (address, _) = address.split_once(';').unwrap();
+    let address = Lines::of(dashboard.0.stderr.take().unwrap()).between("http://", ";");
     for path in ["/".to_owned(), format!("/jobs/{}", id.trim())] {
-        let page = page(address, &path);
+        let page = page(&address, &path);
         assert!(page.starts_with("HTTP/1.1 200") && page.contains("queued"), "{page}");
     }
-    let (_, err) = place.expect(1, &["dashboard", "--bind", address]);
+    let (_, err) = place.expect(1, &["dashboard", "--bind", &address]);
     assert!(err.contains("cannot be listened on") && err.contains("--bind"), "{err}");
     signal(&dashboard.0, "-INT");
     assert_eq!(dashboard.0.wait().unwrap().code(), Some(0));

@@ -6,12 +6,13 @@ mod place;
 
 use std::fmt::Write as _;
 use std::fs::{File, read_to_string};
-use std::io::{BufRead, BufReader, Read, Write as _};
+use std::io::{Read, Write as _};
 use std::net::TcpStream;
 use std::process::Stdio;
+use std::time::Instant;
 
 use millhand_servers::{Authority, Ends, Rabbit, Redis};
-use place::{Place, Running, page, signal, text, until};
+use place::{Lines, Place, Running, page, signal, text, until};
 
 /// Passwords with what a URL must escape.
 const BROKER: (&str, &str) = ("broker/c@nary:1", "broker%2Fc%40nary%3A1");
@@ -70,7 +71,11 @@ impl Said {
             let _ = write!(encoded, "{byte:02x}");
         }
         let numbers: Vec<String> = secret.bytes().map(|byte| byte.to_string()).collect();
+        let [aligned, shifted, again] = base64(secret);
         let forms = [
+            aligned,
+            shifted,
+            again,
             secret.to_owned(),
             escaped.to_lowercase(),
             escaped,
@@ -83,6 +88,37 @@ impl Said {
         ];
         let holds = |said: &&(String, String)| forms.iter().any(|form| said.1.contains(form));
         self.0.iter().filter(holds).map(|(place, _)| place.as_str()).collect()
+    }
+}
+
+/// The base64 of a secret wherever it begins in what is encoded: the character before it and the one behind it also
+/// hold bits of others, and are left out.
+fn base64(secret: &str) -> [String; 3] {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let bits: Vec<usize> = secret
+        .bytes()
+        .flat_map(|byte| (0..8).rev().map(move |bit| usize::from(byte >> bit & 1)))
+        .collect();
+    [0, 2, 4].map(|before| {
+        let whole = bits[before..].chunks_exact(6);
+        whole
+            .map(|six| char::from(ALPHABET[six.iter().fold(0, |number, bit| 2 * number + bit)]))
+            .collect()
+    })
+}
+
+#[test]
+fn secrets_are_found_in_base64_too() {
+    // `printf 'ana:broker/c@nary:1' | base64`, and with one and with two bytes less before it.
+    for encoded in [
+        "YW5hOmJyb2tlci9jQG5hcnk6MQ==",
+        "bmE6YnJva2VyL2NAbmFyeTox",
+        "YTpicm9rZXIvY0BuYXJ5OjE=",
+    ] {
+        let mut said = Said::default();
+        said.add("a header", format!("authorization: Basic {encoded}"));
+        assert_eq!(said.told(BROKER.0), ["a header"], "{encoded}");
+        assert_eq!(said.told(STORE.0), [""; 0], "{encoded}");
     }
 }
 
@@ -153,7 +189,24 @@ fn secrets_are_told_nowhere() {
 
     // A worker at work; jobs of every end; the broker killed while one runs, and away; a queue that
     // is deleted, so that RabbitMQ returns messages.
-    let running = worker("worker.log", &[]);
+    let running = worker("worker.log", &["--health", "127.0.0.1:0"]);
+    let log = place.path().join("worker.log");
+    let mut at = String::new();
+    until("its address", || {
+        let log = read_to_string(&log).unwrap();
+        let after = log.split_once("answers /live, /ready and /startup address=");
+        let line = after.and_then(|(_, rest)| rest.split_once('\n'));
+        at = line.map(|(address, _)| address.trim().to_owned()).unwrap_or_default();
+        !at.is_empty()
+    });
+    // What it says of itself when it is not ready, for this reason.
+    let health = |said: &mut Said, why: &str| {
+        until(why, || page(&at, "/ready").contains(why));
+        said.add(format!("/ready: {why}"), page(&at, "/ready"));
+        for output in ["text", "json"] {
+            assert_eq!(said.run(&place, &["worker", "health", "--at", &at, "-o", output]), 1);
+        }
+    };
     assert_eq!(said.enqueue(&place, "wordcount", &["--wait"]), 0);
     assert_eq!(said.enqueue(&place, "fail", &["--id", "failed", "--wait"]), 100);
     assert_eq!(said.enqueue(&place, "crash", &["--id", "crashed", "--wait"]), 100);
@@ -161,8 +214,11 @@ fn secrets_are_told_nowhere() {
     assert_eq!(said.enqueue(&place, "again", &["--id", "again"]), 0);
     assert_eq!(said.enqueue(&place, "nobody", &["--id", "parked"]), 0);
     assert_eq!(said.enqueue(&place, "slow", &["--id", "slow"]), 0);
+    // A delay of an hour made all levels of the ladder.
+    let declared = Instant::now();
     until("a job runs", || state(&place, "slow") == "running");
-    rabbit.kill();
+    rabbit.kill_when_queues_are_kept(declared);
+    health(&mut said, "nothing can come from queue default");
     assert_eq!(said.enqueue(&place, "wordcount", &[]), 5);
     said.run(&place, &["queue", "list"]);
     rabbit.restart();
@@ -175,6 +231,7 @@ fn secrets_are_told_nowhere() {
     assert!(!work.is_empty(), "{queues}");
     assert_eq!(said.enqueue(&place, "wordcount", &["--wait"]), 0);
     redis.kill();
+    health(&mut said, "no beat was answered");
     said.enqueue(&place, "wordcount", &[]);
     said.run(&place, &["job", "list"]);
     redis.restart();
@@ -208,17 +265,8 @@ fn secrets_are_told_nowhere() {
     command.env("MILLHAND_LOG", "trace").env("RUST_LOG", "trace");
     command.stderr(Stdio::piped()).stdout(log);
     let mut dashboard = Running(command.spawn().unwrap());
-    let mut stderr = BufReader::new(dashboard.0.stderr.take().unwrap());
-    let mut first = String::new();
-    stderr.read_line(&mut first).unwrap();
-    let address = first
-        .split_once("http://")
-        .unwrap()
-        .1
-        .split_once(';')
-        .unwrap()
-        .0
-        .to_owned();
+    let mut stderr = Lines::of(dashboard.0.stderr.take().unwrap());
+    let address = stderr.between("http://", ";");
     said.add("/live", live(&address));
     for path in ["/", "/nowhere"] {
         said.add(path, page(&address, path));
@@ -233,9 +281,7 @@ fn secrets_are_told_nowhere() {
     }
     signal(&dashboard.0, "-INT");
     dashboard.0.wait().unwrap();
-    let mut rest = first;
-    stderr.read_to_string(&mut rest).unwrap();
-    said.add("dashboard's errors", rest);
+    said.add("dashboard's errors", stderr.all());
     said.add(
         "dashboard.log",
         read_to_string(place.path().join("dashboard.log")).unwrap(),

@@ -4,14 +4,14 @@
 
 mod place;
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::io::Read;
+use std::net::TcpListener;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
 use millhand_servers::{Authority, Ends, Rabbit, Redis};
-use place::{Place, Running};
+use place::{Lines, Place, Running, page};
 
 /// More than a connection may take, with room for a busy machine.
 const BOUND: Duration = Duration::from_secs(60);
@@ -106,20 +106,8 @@ fn all_the_way(fleet: &Fleet) {
 
     let mut command = place.command(&["dashboard", "--bind", "127.0.0.1:0"]);
     let mut dashboard = Running(command.stderr(Stdio::piped()).spawn().unwrap());
-    let mut said = String::new();
-    BufReader::new(dashboard.0.stderr.take().unwrap())
-        .read_line(&mut said)
-        .unwrap();
-    let (_, address) = said.split_once("http://").unwrap();
-    let (address, _) = address.split_once(';').unwrap();
-    let mut stream = TcpStream::connect(address).unwrap();
-    write!(
-        stream,
-        "GET /jobs/{LONG} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n"
-    )
-    .unwrap();
-    let mut page = String::new();
-    stream.read_to_string(&mut page).unwrap();
+    let address = Lines::of(dashboard.0.stderr.take().unwrap()).between("http://", ";");
+    let page = page(&address, &format!("/jobs/{LONG}"));
     assert!(page.starts_with("HTTP/1.1 200") && page.contains("wordcount"), "{page}");
 
     // The servers themselves say how they were reached.

@@ -21,6 +21,12 @@ macro_rules! limits {
         pub const TABLE: &[Limit] = &[
             $(Limit { name: $label, value: $shown, meaning: $meaning },)+
         ];
+
+        /// The constants by name, in the table's order.
+        #[cfg(test)]
+        fn constants() -> Vec<(&'static str, tests::Constant)> {
+            vec![$((stringify!($name), $name.into()),)+]
+        }
     };
 }
 
@@ -74,7 +80,7 @@ limits! {
     /// The first wait of a parked job.
     PARK_FIRST: Duration = Duration::from_secs(5), "parked, first wait", "5 s", "a job that this worker does not know; the wait doubles";
     /// The longest wait of a parked job.
-    PARK_LONGEST: Duration = Duration::from_secs(60), "parked, longest wait", "60 s", "between two looks at a parked job";
+    PARK_LONGEST: Duration = Duration::from_secs(60), "parked, longest wait", "1 min", "between two looks at a parked job";
     /// How long a job may stay parked.
     PARK_TOTAL: Duration = Duration::from_secs(24 * 3600), "parked, in all", "1 day", "then it is dead with parked_too_long";
     /// The lease of a worker.
@@ -84,7 +90,7 @@ limits! {
     /// How long a job runs before its parcel is let go.
     DETACH_AFTER: Duration = Duration::from_secs(10), "detach", "10 s", "a longer job leaves a watch copy (RabbitMQ)";
     /// How long after its hard limit a running job is taken for lost.
-    DEADLINE_GRACE: Duration = Duration::from_secs(60), "deadline grace", "60 s", "hard limit + this is a running job's deadline";
+    DEADLINE_GRACE: Duration = Duration::from_secs(60), "deadline grace", "1 min", "hard limit + this is a running job's deadline";
     /// The deadline of a job without a hard limit.
     DEADLINE_OPEN: Duration = Duration::from_secs(600), "open deadline", "10 min", "of a job without hard limit; its owner moves it on";
     /// Worker deaths after which a job is a suspect.
@@ -129,4 +135,98 @@ limits! {
     KEEP_STATS: Duration = Duration::from_secs(24 * 3600), "retention, statistics", "1 day", "counts and times of each minute, queue and task";
     /// Rows that a list looks at.
     LIST_SCAN: usize = 100_000, "list", "100,000 rows", "how far a list with a filter looks; it says when it stopped";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    pub(super) enum Constant {
+        Number(usize),
+        Span(Duration),
+    }
+
+    impl From<usize> for Constant {
+        fn from(number: usize) -> Self {
+            Self::Number(number)
+        }
+    }
+
+    impl From<u32> for Constant {
+        fn from(number: u32) -> Self {
+            Self::Number(number.try_into().unwrap())
+        }
+    }
+
+    impl From<Duration> for Constant {
+        fn from(span: Duration) -> Self {
+            Self::Span(span)
+        }
+    }
+
+    /// In the largest unit of which it is a whole number; days of several, and one of one.
+    fn span(span: Duration) -> String {
+        let millis = span.as_millis();
+        let units = [
+            (86_400_000, "days"),
+            (3_600_000, "h"),
+            (60_000, "min"),
+            (1000, "s"),
+            (1, "ms"),
+        ];
+        let (unit, name) = units
+            .into_iter()
+            .find(|(unit, _)| millis.is_multiple_of(*unit))
+            .unwrap();
+        match (millis / unit, name) {
+            (1, "days") => "1 day".to_owned(),
+            (number, name) => format!("{number} {name}"),
+        }
+    }
+
+    fn bytes(bytes: usize) -> String {
+        match bytes {
+            0..1024 => format!("{bytes} bytes"),
+            1024..1_048_576 => format!("{} KiB", bytes as f64 / 1024.0),
+            _ => format!("{} MiB", bytes as f64 / 1_048_576.0),
+        }
+    }
+
+    fn count(number: usize) -> String {
+        match number {
+            0..1000 => number.to_string(),
+            _ => format!("{},{:03}", count(number / 1000), number % 1000),
+        }
+    }
+
+    /// The first number of a text.
+    fn number(text: &str) -> f64 {
+        text.split(' ').next().unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn what_is_shown_is_what_counts() {
+        assert_eq!(constants().len(), TABLE.len());
+        for ((name, constant), limit) in constants().into_iter().zip(TABLE) {
+            let is = match constant {
+                Constant::Span(of) => span(of),
+                // A name is ASCII.
+                Constant::Number(of) if name == "NAME_BYTES" => format!("{of} characters"),
+                Constant::Number(of) if name.ends_with("_BYTES") || name == "SHARED_OVER" => bytes(of),
+                Constant::Number(of) => count(of),
+            };
+            // The table may say more, before it or behind it: "over 1 MiB", "2 redeliveries".
+            let words: Vec<&str> = is.split(' ').collect();
+            let shown: Vec<&str> = limit.value.split(' ').collect();
+            assert!(
+                shown.windows(words.len()).any(|some| some == words),
+                "{name} is {is}, and shown is {:?}",
+                limit.value
+            );
+            // A delay is drawn between half its cap and the cap.
+            if let Some((half, cap)) = limit.value.split_once(" to ") {
+                assert_eq!(number(half) * 2.0, number(cap), "{name}");
+            }
+        }
+    }
 }

@@ -11,7 +11,7 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use lapin::{BasicProperties, Channel, Confirmation, Connection, ConnectionProperties};
-use millhand_servers::{Proxy, Rabbit, shared};
+use millhand_servers::{Deed, Frame, Proxy, Rabbit, shared};
 use tokio::task::block_in_place;
 use tokio::time::timeout;
 
@@ -82,7 +82,9 @@ async fn a_consumer_of_a_deleted_queue_ends_without_an_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blocked_connection_writes_no_acknowledgements_either() {
     let rabbit = Rabbit::start();
-    let connection = connect(&rabbit.url()).await;
+    // RabbitMQ reads nothing from a connection that it has blocked: only the wire tells what was written.
+    let proxy = Proxy::amqp(rabbit.port());
+    let connection = connect(&format!("amqp://guest:guest@127.0.0.1:{}", proxy.port())).await;
     let channel = connection.create_channel().await.unwrap();
     queue(&channel, "trap.blocked", FieldTable::default()).await;
     let publish = || {
@@ -104,22 +106,24 @@ async fn a_blocked_connection_writes_no_acknowledgements_either() {
     // The publish makes RabbitMQ block the connection; its writing is what lapin then leaves alone.
     let mut blocked = connection.events_listener();
     publish().await.unwrap();
-    while !matches!(
-        timeout(SOON, blocked.next()).await.unwrap(),
-        Some(lapin::Event::ConnectionBlocked(_))
-    ) {}
-    let _ = timeout(
+    loop {
+        let event = timeout(SOON, blocked.next()).await.unwrap();
+        if let lapin::Event::ConnectionBlocked(_) = event.expect("the events do not end") {
+            break;
+        }
+    }
+    proxy.at(Frame::Ack, 1, Deed::Silence);
+    let acked = timeout(
         Duration::from_secs(1),
         channel.basic_ack(delivery.delivery_tag, BasicAckOptions::default()),
-    )
-    .await;
-    let held = || block_in_place(|| rabbit.ctl(&["list_queues", "name", "messages_unacknowledged"]));
-    let listed = held();
-    assert!(
-        !listed.contains("trap.blocked\t0"),
-        "the acknowledgement went out: {listed}"
     );
+    // Nothing is told to who acknowledges.
+    let _ = acked.await;
+    let written = |limit| block_in_place(|| proxy.harmed(1, limit));
+    assert!(!written(Duration::from_secs(1)), "the acknowledgement went out");
+    // It goes out when the alarm is over.
     block_in_place(|| rabbit.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]));
+    assert!(written(SOON), "the acknowledgement is lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -4,6 +4,8 @@ use std::time::{Duration, Instant};
 
 use millhand_servers::Redis;
 
+use crate::SOON;
+
 #[tokio::test(flavor = "multi_thread")]
 async fn redis_answers_are_waited_for_half_a_second_and_may_have_been_carried_out() {
     let redis = Redis::start();
@@ -22,7 +24,11 @@ async fn redis_answers_are_waited_for_half_a_second_and_may_have_been_carried_ou
     assert!(!error.is_unrecoverable_error());
     redis.thaw();
     // What failed was carried out.
-    while redis.command(&["GET", "trap"]).text() != "2" {}
+    let thawed = Instant::now();
+    while redis.command(&["GET", "trap"]).text() != "2" {
+        assert!(thawed.elapsed() < SOON, "it was not carried out");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -3,6 +3,8 @@
 use std::collections::HashMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::fs::File;
+use std::io::Read as _;
 use std::path::Path;
 
 use super::SettingsError;
@@ -22,14 +24,18 @@ const NOT_SETTINGS: [&str; 7] = [
 
 pub(super) fn read(path: &Path) -> Result<String, SettingsError> {
     let wrong = |problem: &dyn fmt::Display| SettingsError::one(format!("{}: {problem}", path.display()));
-    let meta = std::fs::metadata(path).map_err(|e| wrong(&e))?;
-    if meta.is_dir() {
+    let file = File::open(path).map_err(|e| wrong(&e))?;
+    if file.metadata().map_err(|e| wrong(&e))?.is_dir() {
         return Err(wrong(&"it is a folder, not a settings file"));
     }
-    if meta.len() > FILE_BYTES {
+    // A pipe or a device does not tell how long it is.
+    let mut bytes = Vec::new();
+    file.take(FILE_BYTES + 1)
+        .read_to_end(&mut bytes)
+        .map_err(|e| wrong(&e))?;
+    if bytes.len() as u64 > FILE_BYTES {
         return Err(wrong(&"it is longer than 4 MiB and no settings file"));
     }
-    let bytes = std::fs::read(path).map_err(|e| wrong(&e))?;
     let text = String::from_utf8(bytes).map_err(|_| wrong(&"it is no UTF-8 text"))?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())
 }

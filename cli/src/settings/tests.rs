@@ -73,6 +73,29 @@ fn the_example_of_the_readme_is_understood() {
 }
 
 #[test]
+fn a_file_without_an_end_is_no_settings_file() {
+    let of = |path: &str| {
+        let flags = Flags {
+            config: Some(path.into()),
+            ..Flags::default()
+        };
+        Settings::from(&flags, []).map_err(|error| error.to_string())
+    };
+    let error = of("/dev/zero").unwrap_err();
+    assert!(error.contains("/dev/zero: it is longer than 4 MiB"), "{error}");
+    let error = of("/dev").unwrap_err();
+    assert!(error.contains("it is a folder"), "{error}");
+    of("/dev/null").unwrap();
+
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("m.toml");
+    for (bytes, fits) in [(4 << 20, true), ((4 << 20) + 1, false)] {
+        std::fs::write(&path, "#".repeat(bytes)).unwrap();
+        assert_eq!(of(path.to_str().unwrap()).is_ok(), fits, "{bytes} bytes");
+    }
+}
+
+#[test]
 fn flags_rule_over_the_environment_and_that_over_the_file() {
     let file = "broker = \"sqlite:file.db\"\n[worker]\nprocesses = 1\nthreads = 1";
     let env = [

@@ -1,10 +1,11 @@
 //! A folder with settings, and the program run in it.
 #![allow(dead_code, missing_docs, unreachable_pub, clippy::unwrap_used)]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -24,6 +25,9 @@ retries = 0
 [tasks.slow]
 command = ["sleep", "60"]
 "#;
+
+/// Far longer than what is waited for takes.
+const SOON: Duration = Duration::from_secs(60);
 
 /// A folder with settings in which the program runs.
 pub struct Place(tempfile::TempDir);
@@ -85,10 +89,7 @@ impl Place {
 pub fn until(what: &str, mut done: impl FnMut() -> bool) {
     let started = Instant::now();
     while !done() {
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "waited too long for {what}"
-        );
+        assert!(started.elapsed() < SOON, "waited too long for {what}");
         std::thread::park_timeout(Duration::from_millis(5));
     }
 }
@@ -109,7 +110,58 @@ pub fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|e| panic!("{e}: {text}"))
 }
 
-/// A page of a dashboard, with its head.
+/// What a program says, line by line. It is read on a thread of its own: the program never waits for a reader,
+/// and a test not for ever for a line.
+pub struct Lines {
+    come: Receiver<String>,
+    said: String,
+}
+
+impl Lines {
+    pub fn of(from: impl Read + Send + 'static) -> Self {
+        let (sender, come) = channel();
+        std::thread::spawn(move || {
+            for line in BufReader::new(from).lines() {
+                // Where nobody wants it any more, it is read all the same.
+                let _ = sender.send(line.unwrap());
+            }
+        });
+        Self {
+            come,
+            said: String::new(),
+        }
+    }
+
+    /// What stands between these two in the first line that holds both; an empty `after` is the line's end.
+    pub fn between(&mut self, before: &str, after: &str) -> String {
+        let end = Instant::now() + SOON;
+        loop {
+            let line = self.come.recv_timeout(end.saturating_duration_since(Instant::now()));
+            let line = line.unwrap_or_else(|why| panic!("no line with {before:?} ({why}):\n{}", self.said));
+            self.said += &line;
+            self.said.push('\n');
+            let rest = line.split_once(before).map(|(_, rest)| rest);
+            let found = rest.and_then(|rest| match after {
+                "" => Some(rest),
+                _ => rest.split_once(after).map(|(found, _)| found),
+            });
+            if let Some(found) = found {
+                return found.trim().to_owned();
+            }
+        }
+    }
+
+    /// All that it said until it ended.
+    pub fn all(mut self) -> String {
+        while let Ok(line) = self.come.recv_timeout(SOON) {
+            self.said += &line;
+            self.said.push('\n');
+        }
+        self.said
+    }
+}
+
+/// A page that is served at `address`, with its head.
 pub fn page(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect(address).unwrap();
     write!(

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -16,6 +16,8 @@ const INSTEAD: &str = "MILLHAND_TEST_RABBITMQ";
 /// Not the wrappers in `/usr/sbin`: those change the user.
 const PROGRAMS: &str = "/usr/lib/rabbitmq/bin";
 const LOG: &str = "rabbitmq.log";
+/// How old a queue is before its node is killed.
+const KEPT: Duration = Duration::from_secs(6);
 const HELP: &str = "install rabbitmq-server, or run scripts/test";
 
 /// A RabbitMQ node. It ends with this value, and with the process.
@@ -209,6 +211,14 @@ impl Rabbit {
     /// Kills it (SIGKILL). It is gone when this returns.
     pub fn kill(&self) {
         self.process.kill();
+    }
+
+    /// Kills it when the queues that were there at `declared` outlive that. RabbitMQ writes down late which queues
+    /// it has: one that is younger than about 3 s may be gone after a kill, or confirm nothing any more
+    /// (`docs/guarantees.md`). Who kills it before tests that.
+    pub fn kill_when_queues_are_kept(&self, declared: Instant) {
+        std::thread::sleep((declared + KEPT).saturating_duration_since(Instant::now()));
+        self.kill();
     }
 
     /// Stops it with grace.
