@@ -9,6 +9,7 @@ mod consume;
 mod headers;
 mod link;
 mod names;
+mod outbox;
 mod publish;
 mod sieve;
 mod stream;
@@ -29,7 +30,7 @@ use self::consume::Consuming;
 pub(crate) use self::headers::told;
 use self::link::Link;
 use self::names::Names;
-use self::publish::Outbox;
+use self::outbox::Outbox;
 use crate::backend::{BoxFuture, DeliveryId, Pushed, Subscription};
 use crate::error::{Error, Result};
 use crate::io::Io;
@@ -64,8 +65,10 @@ impl RabbitMq {
             names: names.clone(),
             acks: Arc::clone(&acks),
         };
+        let outbox = Outbox::new(publishes);
+        publish::start(&outbox, &names, &io);
         Ok(Arc::new(Self {
-            outbox: Outbox::start(publishes, &names, &io),
+            outbox,
             consuming: Consuming::new(consumes, names, Arc::clone(&acks)),
             admin: Arc::new(admin),
             acks,

@@ -1,7 +1,7 @@
 //! One connection: made when somebody needs it, dropped whole at a fault, made again with a growing
 //! pause. Channels and what else was on it are made again by whoever used it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -37,6 +37,8 @@ pub(super) struct Wire {
     pub(super) blocked: watch::Sender<Option<String>>,
     pub(super) topology: Topology,
     dropped: watch::Sender<Option<String>>,
+    /// When something was published first since something was confirmed last.
+    unconfirmed: Mutex<Option<Instant>>,
 }
 
 impl std::fmt::Debug for Wire {
@@ -52,6 +54,25 @@ impl Wire {
     /// Whether it can still be used.
     pub(super) fn is_up(&self) -> bool {
         self.dropped.borrow().is_none() && self.connection.status().connected()
+    }
+
+    fn unconfirmed(&self) -> MutexGuard<'_, Option<Instant>> {
+        self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Something goes out.
+    pub(super) fn published(&self) {
+        self.unconfirmed().get_or_insert_with(Instant::now);
+    }
+
+    /// The server confirms.
+    pub(super) fn confirmed(&self) {
+        *self.unconfirmed() = None;
+    }
+
+    /// How long the server has confirmed nothing of what went out.
+    pub(super) fn unconfirmed_for(&self) -> Duration {
+        self.unconfirmed().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Gives it up: it is closed, and another one made.
@@ -250,6 +271,7 @@ impl Link {
             blocked: watch::Sender::default(),
             topology: Topology::default(),
             dropped: watch::Sender::default(),
+            unconfirmed: Mutex::default(),
         }))
     }
 }

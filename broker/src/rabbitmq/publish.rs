@@ -5,245 +5,69 @@
 //! whichever confirm comes next. So one return makes the outcome of its whole window unknown: what
 //! may be missing is declared again and the window goes again, the same bytes with the same ids, and
 //! if that does not help one by one, where nothing can be mistaken.
+//!
+//! A channel's first message to a quorum queue that has no leader, as after a kill, holds up what the
+//! channel gets behind it, for up to half a minute (RabbitMQ 3.10). So what is not confirmed in time goes out
+//! again on a channel that carries messages of one way only, until that way is open again.
 
-use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
-use millhand_proto::limits;
-use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
 use tokio::time::{Instant, sleep, sleep_until};
 
-use super::link::{FIRST_PAUSE, Link, Wire};
+use super::link::{FIRST_PAUSE, Wire};
 use super::names::{self, Names};
+use super::outbox::{Item, LIMIT, Outbox};
 use super::topology::Thing;
 use super::trouble::Trouble;
-use crate::backend::Pushed;
 use crate::clock::Clock;
 use crate::error::Error;
 use crate::io::{Io, jitter};
 use crate::pair::queue::{Outgoing, Route};
 
-/// How long a message may take, from when it was handed in.
-const LIMIT: Duration = Duration::from_secs(20);
+/// How long a message may stay unconfirmed before it goes out again.
+const STUCK: Duration = Duration::from_secs(5);
+/// What is said of it.
+const UNCONFIRMED: &str = "RabbitMQ does not confirm what it got";
 /// Channels; each has one window on its way.
 const CHANNELS: usize = 4;
-/// Messages of a window.
-const WINDOW: usize = 128;
-/// Bytes that wait to be published in this process.
-const ROOM: usize = 64 << 20;
-/// What a message takes beside its body.
-const OVERHEAD: usize = 256;
 /// How often the same window goes out.
 const ROUNDS: u8 = 3;
 /// The pause before what was refused goes out again.
 const REFUSED_PAUSE: Duration = Duration::from_millis(200);
-/// How long the ladder carries what a full queue refused.
-const DETOUR: Duration = Duration::from_secs(4);
 /// What a refusal means.
 const FULL: &str = "RabbitMQ refused it: the queue is full (a length limit set by a policy), or not available";
 /// The header that says when a message was published, in microseconds.
 pub(super) const AT: &str = "at";
 
-/// Nobody has sent it.
-const WAITING: u8 = 0;
-/// It may be there.
-const SENT: u8 = 1;
-/// Its caller has gone: it must not be sent.
-const GIVEN_UP: u8 = 2;
-
-/// A message on its way.
-#[derive(Debug)]
-struct Item {
-    message: Outgoing,
-    stage: Arc<AtomicU8>,
-    /// It went out, and what became of that is not known.
-    in_doubt: bool,
-    answer: oneshot::Sender<Pushed>,
-    _room: OwnedSemaphorePermit,
-}
-
-impl Item {
-    /// Whether it may be sent; from now on its caller says *unknown* when the time is up.
-    fn may_go(&self) -> bool {
-        let claimed = self
-            .stage
-            .compare_exchange(WAITING, SENT, Ordering::SeqCst, Ordering::SeqCst);
-        claimed.map_or_else(|now| now == SENT, |_| true) && !self.answer.is_closed()
-    }
-
-    /// Its queue is full: the ladder takes it.
-    fn later(mut self) -> Self {
-        if let Route::Work(queue, class) = self.message.to {
-            self.message.to = Route::Later(queue, class, DETOUR, true);
-        }
-        self
-    }
-
-    fn accept(self) {
-        let _ = self.answer.send(Pushed::Accepted);
-    }
-
-    /// It was refused; unless an earlier copy of it may be there.
-    fn refuse(self, why: String) {
-        let _ = self.answer.send(if self.in_doubt {
-            Pushed::Unknown(why)
-        } else {
-            Pushed::Rejected(why)
-        });
-    }
-
-    /// It was refused, and no earlier copy of it can be there.
-    fn reject(self, why: String) {
-        let _ = self.answer.send(Pushed::Rejected(why));
-    }
-}
-
-/// The messages that wait to be published.
-#[derive(Debug)]
-pub(super) struct Outbox {
-    waiting: Mutex<VecDeque<Item>>,
-    came: Notify,
-    room: Arc<Semaphore>,
-    link: Arc<Link>,
-    /// What went wrong last, until something goes right.
-    trouble: Mutex<Option<String>>,
-}
-
-impl Outbox {
-    pub(super) fn start(link: Arc<Link>, names: &Names, io: &Io) -> Arc<Self> {
-        let outbox = Arc::new(Self {
-            waiting: Mutex::default(),
-            came: Notify::new(),
-            room: Arc::new(Semaphore::new(ROOM)),
-            link,
-            trouble: Mutex::default(),
-        });
-        for _ in 0..CHANNELS {
-            let publisher = Publisher {
-                outbox: Arc::clone(&outbox),
-                names: names.clone(),
-                window: Vec::new(),
-                rounds: 0,
-                mistaken: false,
-            };
-            io.handle().spawn(publisher.run());
-        }
-        outbox
-    }
-
-    /// Hands messages in and waits for what becomes of each.
-    pub(super) async fn publish(self: Arc<Self>, messages: Vec<Outgoing>) -> Vec<Pushed> {
-        let mut over = std::pin::pin!(sleep_until(Instant::now() + LIMIT));
-        let mut pending = Vec::with_capacity(messages.len());
-        for message in messages {
-            let bytes = message.body.len();
-            if bytes > limits::MESSAGE_BYTES {
-                let limit = limits::MESSAGE_BYTES;
-                pending.push(Err(format!("the message has {bytes} bytes; the limit is {limit}")));
-                continue;
-            }
-            let Some(room) = self.room(bytes, over.as_mut()).await else {
-                let why = self.why().unwrap_or_else(|| "RabbitMQ is too slow to take them".into());
-                pending.push(Err(format!("{} MiB wait to be published already: {why}", ROOM >> 20)));
-                continue;
-            };
-            let (answer, answered) = oneshot::channel();
-            let stage = Arc::new(AtomicU8::new(WAITING));
-            pending.push(Ok((Arc::clone(&stage), answered)));
-            let item = Item {
-                message,
-                stage,
-                in_doubt: false,
-                answer,
-                _room: room,
-            };
-            self.waiting
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .push_back(item);
-        }
-        self.came.notify_one();
-        let mut answers = Vec::with_capacity(pending.len());
-        for entry in pending {
-            answers.push(match entry {
-                Err(why) => Pushed::Rejected(why),
-                Ok((stage, answered)) => tokio::select! {
-                    biased;
-                    answer = answered => answer.unwrap_or_else(|_| self.too_late(&stage)),
-                    () = over.as_mut() => self.too_late(&stage),
-                },
-            });
-        }
-        answers
-    }
-
-    /// Room for a message, unless there is none in time.
-    async fn room(&self, bytes: usize, over: std::pin::Pin<&mut tokio::time::Sleep>) -> Option<OwnedSemaphorePermit> {
-        let bytes = u32::try_from(bytes + OVERHEAD).ok()?;
-        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) {
-            return Some(room);
-        }
-        // Nobody waits for these any more.
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .retain(|item| item.stage.load(Ordering::SeqCst) != GIVEN_UP);
-        self.came.notify_one();
-        tokio::select! {
-            room = Arc::clone(&self.room).acquire_many_owned(bytes) => room.ok(),
-            () = over => None,
-        }
-    }
-
-    fn note(&self, trouble: Option<String>) {
-        *self.trouble.lock().unwrap_or_else(PoisonError::into_inner) = trouble;
-    }
-
-    /// Why nothing can be sent now, where that is known.
-    pub(super) fn why(&self) -> Option<String> {
-        let noted = || self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        self.link.why().or_else(noted)
-    }
-
-    /// The time is up: it must not be sent any more, if it has not been.
-    fn too_late(&self, stage: &AtomicU8) -> Pushed {
-        let given_up = stage.compare_exchange(WAITING, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst);
-        let why = self.why();
-        match given_up {
-            Ok(_) => Pushed::Rejected(why.unwrap_or_else(|| "RabbitMQ is too slow to take it".into())),
-            Err(_) => Pushed::Unknown(why.unwrap_or_else(|| "RabbitMQ did not confirm it in time".into())),
-        }
-    }
-
-    async fn take(&self) -> Vec<Item> {
-        loop {
-            let came = self.came.notified();
-            {
-                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
-                let count = waiting.len().min(WINDOW);
-                if count > 0 {
-                    let window = waiting.drain(..count).collect();
-                    if !waiting.is_empty() {
-                        self.came.notify_one();
-                    }
-                    return window;
-                }
-            }
-            came.await;
-        }
+/// Starts to publish what comes into the outbox.
+pub(super) fn start(outbox: &Arc<Outbox>, names: &Names, io: &Io) {
+    for number in 0..=CHANNELS {
+        let publisher = Publisher {
+            outbox: Arc::clone(outbox),
+            way: None,
+            cares_for_stuck: number == CHANNELS,
+            names: names.clone(),
+            window: Vec::new(),
+            rounds: 0,
+            mistaken: false,
+        };
+        io.handle().spawn(publisher.run());
     }
 }
 
 /// One channel and its window.
 struct Publisher {
     outbox: Arc<Outbox>,
+    /// Of a publisher of what is stuck: the way that its window goes.
+    way: Option<Thing>,
+    cares_for_stuck: bool,
     names: Names,
     window: Vec<Item>,
     /// How often the window, or some of it, came back.
@@ -277,10 +101,15 @@ impl Publisher {
     }
 
     async fn fill(&mut self) {
-        self.window.retain(|item| !item.answer.is_closed());
+        self.window.retain(Item::is_wanted);
         if self.window.is_empty() {
             (self.rounds, self.mistaken) = (0, false);
-            self.window = self.outbox.take().await;
+            if self.cares_for_stuck {
+                let (way, window) = self.outbox.take_stuck().await;
+                (self.way, self.window) = (Some(way), window);
+            } else {
+                self.window = self.outbox.take().await;
+            }
         }
     }
 
@@ -320,28 +149,31 @@ impl Publisher {
             return self.one_by_one(wire, channel).await;
         }
         let window = std::mem::take(&mut self.window);
-        let sent = join_all(window.iter().map(|item| send(channel, &self.names, &item.message)));
-        let Some(outcomes) = patiently(wire, sent).await else {
-            self.window = window;
-            self.doubt();
-            return Err(Trouble::passing("RabbitMQ confirms nothing".into()));
-        };
+        let sent = window.iter().map(|item| send(channel, &self.names, &item.message));
+        let outcomes = patiently(wire, sent).await;
+        // A return is told with the first confirm after it: of what was confirmed before, nothing was returned.
         let returned = outcomes
             .iter()
+            .flatten()
             .any(|o| matches!(o, Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)))));
+        let stuck = outcomes.iter().any(Option::is_none);
+        if let Some(way) = &self.way {
+            self.outbox.went(way.clone(), !stuck);
+        }
         let mut trouble = None;
         for (item, outcome) in window.into_iter().zip(outcomes) {
             match outcome {
-                Ok(Confirmation::Ack(None)) if !returned => item.accept(),
-                Ok(Confirmation::Nack(None)) if !returned && item.message.goes_later() => {
+                Some(Ok(Confirmation::Ack(None))) if !returned => item.accept(),
+                Some(Ok(Confirmation::Nack(None))) if !returned && item.message.goes_later() => {
                     self.window.push(item.later());
                 }
-                Ok(Confirmation::Nack(None)) if !returned && last => item.refuse(FULL.into()),
-                Ok(Confirmation::Nack(None)) if !returned => self.window.push(item),
-                Ok(_) => self.window.push(Item { in_doubt: true, ..item }),
-                Err(error) => {
+                Some(Ok(Confirmation::Nack(None))) if !returned && last => item.refuse(FULL.into()),
+                Some(Ok(Confirmation::Nack(None))) if !returned => self.window.push(item),
+                Some(Ok(_)) => self.window.push(item.in_doubt()),
+                None => self.outbox.add_stuck(item),
+                Some(Err(error)) => {
                     trouble.get_or_insert_with(|| wire.trouble(&error));
-                    self.window.push(Item { in_doubt: true, ..item });
+                    self.window.push(item.in_doubt());
                 }
             }
         }
@@ -354,6 +186,10 @@ impl Publisher {
             self.rounds = (self.rounds + u8::from(of_channel)).min(ROUNDS);
             return Err(trouble);
         }
+        if stuck {
+            // Another channel: RabbitMQ looks again for where the queues are.
+            return Err(Trouble::passing(UNCONFIRMED.into()));
+        }
         if !self.window.is_empty() {
             self.rounds += 1;
             if !returned {
@@ -362,12 +198,6 @@ impl Publisher {
             }
         }
         Ok(())
-    }
-
-    fn doubt(&mut self) {
-        for item in &mut self.window {
-            item.in_doubt = true;
-        }
     }
 
     /// Makes sure that each message of the window has a way; what cannot have one is refused.
@@ -394,7 +224,7 @@ impl Publisher {
     async fn one_by_one(&mut self, wire: &Wire, channel: &Channel) -> Result<(), Trouble> {
         while let Some(item) = self.window.pop() {
             let sent = send(channel, &self.names, &item.message);
-            match patiently(wire, sent).await {
+            match patiently(wire, [sent]).await.pop().flatten() {
                 Some(Ok(Confirmation::Ack(None))) => item.accept(),
                 // Where an earlier copy would be, there is no queue.
                 Some(Ok(Confirmation::Ack(Some(_)))) => {
@@ -410,13 +240,13 @@ impl Publisher {
                     if trouble.of_channel {
                         item.refuse(trouble.text.clone());
                     } else {
-                        self.window.push(Item { in_doubt: true, ..item });
+                        self.window.push(item.in_doubt());
                     }
                     return Err(trouble);
                 }
                 None => {
-                    self.window.push(Item { in_doubt: true, ..item });
-                    return Err(Trouble::passing("RabbitMQ confirms nothing".into()));
+                    self.outbox.add_stuck(item);
+                    return Err(Trouble::passing(UNCONFIRMED.into()));
                 }
             }
         }
@@ -424,17 +254,37 @@ impl Publisher {
     }
 }
 
-/// What becomes of what was sent. When nothing does for as long as callers wait, and no alarm of the
+/// What becomes of what was sent; nothing of what is not confirmed in time. A queue may not be there yet when the
+/// server has started again. When nothing at all is confirmed for as long as callers wait, and no alarm of the
 /// server says why, the connection is given up.
-async fn patiently<T>(wire: &Wire, sent: impl Future<Output = T>) -> Option<T> {
-    let mut sent = std::pin::pin!(sent);
+async fn patiently<T>(wire: &Wire, sent: impl IntoIterator<Item = impl Future<Output = T>>) -> Vec<Option<T>> {
+    let sent = sent.into_iter().enumerate();
+    let mut open: FuturesUnordered<_> = sent.map(|(at, sent)| async move { (at, sent.await) }).collect();
+    let mut outcomes = Vec::new();
+    outcomes.resize_with(open.len(), || None);
+    wire.published();
+    let mut look = Instant::now() + STUCK;
     loop {
         tokio::select! {
-            outcome = sent.as_mut() => return Some(outcome),
-            () = sleep(LIMIT) => if wire.blocked.borrow().is_none() {
-                wire.give_up("RabbitMQ confirms nothing");
-                return None;
-            },
+            next = open.next() => {
+                let Some((at, outcome)) = next else { return outcomes };
+                if let Some(place) = outcomes.get_mut(at) {
+                    *place = Some(outcome);
+                }
+                wire.confirmed();
+                look = Instant::now() + STUCK;
+            }
+            () = sleep_until(look) => {
+                if wire.blocked.borrow().is_none() {
+                    if wire.unconfirmed_for() >= LIMIT {
+                        wire.give_up(UNCONFIRMED);
+                    }
+                    return outcomes;
+                }
+                wire.confirmed();
+                wire.published();
+                look = Instant::now() + STUCK;
+            }
         }
     }
 }

@@ -492,6 +492,34 @@ async fn what_a_full_queue_refuses_goes_by_the_ladder_when_it_must() {
     rabbit.ctl(&["clear_policy", "full-mail"]);
 }
 
+/// As one may be for minutes after its server was killed and is there again.
+#[tokio::test]
+async fn a_queue_that_confirms_nothing_holds_up_no_other() {
+    let place = Place::new();
+    let queue = place.open(&server());
+    publish(&queue, (0..3).map(work).collect()).await;
+    let stopped = place.names.work(&mail(), Class::ALL[1]);
+    let rabbit = &millhand_servers::shared().rabbit;
+    rabbit.ctl(&["eval", &format!("sys:suspend('%2F_{stopped}').")]);
+    let mut waiting = Vec::new();
+    for _ in 0..8 {
+        // One after the other, so that each has a window.
+        let queue = Arc::clone(&queue);
+        let mut publishes = tokio::spawn(async move { queue.publish(vec![work(1), work(0)]).await });
+        assert!(timeout(QUIET / 4, &mut publishes).await.is_err(), "it is confirmed");
+        waiting.push(publishes);
+    }
+    publish(&queue, vec![work(0), work(2)]).await;
+    rabbit.ctl(&["eval", &format!("sys:resume('%2F_{stopped}').")]);
+    for publishes in waiting {
+        // On a slow machine their time may be up.
+        let answers = publishes.await.unwrap();
+        let known = |answer: &Pushed| matches!(answer, Pushed::Accepted | Pushed::Unknown(_));
+        assert!(answers.iter().all(known), "{answers:?}");
+    }
+    publish(&queue, vec![work(1)]).await;
+}
+
 #[tokio::test]
 async fn what_a_worker_that_leaves_holds_goes_back() {
     let queue = Place::new().open(&server());

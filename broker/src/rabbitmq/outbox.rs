@@ -1,0 +1,297 @@
+//! What waits to be published, and what became of it.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use millhand_proto::limits;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::time::{Instant, sleep_until};
+
+use super::link::Link;
+use super::names;
+use super::topology::Thing;
+use crate::backend::Pushed;
+use crate::pair::queue::{Outgoing, Route};
+
+/// How long a message may take, from when it was handed in.
+pub(super) const LIMIT: Duration = Duration::from_secs(20);
+/// Messages of a window.
+const WINDOW: usize = 128;
+/// Bytes that wait to be published in this process.
+const ROOM: usize = 64 << 20;
+/// What a message takes beside its body.
+const OVERHEAD: usize = 256;
+/// How long the ladder carries what a full queue refused.
+const DETOUR: Duration = Duration::from_secs(4);
+
+/// Nobody has sent it.
+const WAITING: u8 = 0;
+/// It may be there.
+const SENT: u8 = 1;
+/// Its caller has gone: it must not be sent.
+const GIVEN_UP: u8 = 2;
+
+/// A message on its way.
+#[derive(Debug)]
+pub(super) struct Item {
+    pub(super) message: Outgoing,
+    stage: Arc<AtomicU8>,
+    /// It went out, and what became of that is not known.
+    in_doubt: bool,
+    answer: oneshot::Sender<Pushed>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl Item {
+    /// Whether it may be sent; from now on its caller says *unknown* when the time is up.
+    pub(super) fn may_go(&self) -> bool {
+        let claimed = self
+            .stage
+            .compare_exchange(WAITING, SENT, Ordering::SeqCst, Ordering::SeqCst);
+        claimed.map_or_else(|now| now == SENT, |_| true) && self.is_wanted()
+    }
+
+    /// Whether somebody still waits for what becomes of it.
+    pub(super) fn is_wanted(&self) -> bool {
+        !self.answer.is_closed()
+    }
+
+    /// What became of it is not known.
+    pub(super) fn in_doubt(self) -> Self {
+        Self { in_doubt: true, ..self }
+    }
+
+    /// Its queue is full: the ladder takes it.
+    pub(super) fn later(mut self) -> Self {
+        if let Route::Work(queue, class) = self.message.to {
+            self.message.to = Route::Later(queue, class, DETOUR, true);
+        }
+        self
+    }
+
+    pub(super) fn accept(self) {
+        let _ = self.answer.send(Pushed::Accepted);
+    }
+
+    /// It was refused; unless an earlier copy of it may be there.
+    pub(super) fn refuse(self, why: String) {
+        let _ = self.answer.send(if self.in_doubt {
+            Pushed::Unknown(why)
+        } else {
+            Pushed::Rejected(why)
+        });
+    }
+
+    /// It was refused, and no earlier copy of it can be there.
+    pub(super) fn reject(self, why: String) {
+        let _ = self.answer.send(Pushed::Rejected(why));
+    }
+}
+
+/// What was not confirmed in time.
+#[derive(Debug, Default)]
+struct Stuck {
+    /// By their ways, so that one that leads to a queue that confirms nothing is found, and goes alone.
+    ways: VecDeque<(Thing, VecDeque<Item>)>,
+    /// Ways on which nothing was confirmed when they had gone alone.
+    closed: HashSet<Thing>,
+}
+
+impl Stuck {
+    fn add(&mut self, way: Thing, item: Item) {
+        match self.ways.iter_mut().find(|(known, _)| *known == way) {
+            Some((_, items)) => items.push_back(item),
+            None => self.ways.push_back((way, VecDeque::from([item]))),
+        }
+    }
+}
+
+/// The messages that wait to be published.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    waiting: Mutex<VecDeque<Item>>,
+    came: Notify,
+    stuck: Mutex<Stuck>,
+    stuck_came: Notify,
+    room: Arc<Semaphore>,
+    pub(super) link: Arc<Link>,
+    /// What went wrong last, until something goes right.
+    trouble: Mutex<Option<String>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Outbox {
+    pub(super) fn new(link: Arc<Link>) -> Arc<Self> {
+        Arc::new(Self {
+            waiting: Mutex::default(),
+            came: Notify::new(),
+            stuck: Mutex::default(),
+            stuck_came: Notify::new(),
+            room: Arc::new(Semaphore::new(ROOM)),
+            link,
+            trouble: Mutex::default(),
+        })
+    }
+
+    /// Hands messages in and waits for what becomes of each.
+    pub(super) async fn publish(self: Arc<Self>, messages: Vec<Outgoing>) -> Vec<Pushed> {
+        let mut over = std::pin::pin!(sleep_until(Instant::now() + LIMIT));
+        let mut pending = Vec::with_capacity(messages.len());
+        for message in messages {
+            let bytes = message.body.len();
+            if bytes > limits::MESSAGE_BYTES {
+                let limit = limits::MESSAGE_BYTES;
+                pending.push(Err(format!("the message has {bytes} bytes; the limit is {limit}")));
+                continue;
+            }
+            let Some(room) = self.room(bytes, over.as_mut()).await else {
+                let why = self.why().unwrap_or_else(|| "RabbitMQ is too slow to take them".into());
+                pending.push(Err(format!("{} MiB wait to be published already: {why}", ROOM >> 20)));
+                continue;
+            };
+            let (answer, answered) = oneshot::channel();
+            let stage = Arc::new(AtomicU8::new(WAITING));
+            pending.push(Ok((Arc::clone(&stage), answered)));
+            let item = Item {
+                message,
+                stage,
+                in_doubt: false,
+                answer,
+                _room: room,
+            };
+            lock(&self.waiting).push_back(item);
+        }
+        self.came.notify_one();
+        let mut answers = Vec::with_capacity(pending.len());
+        for entry in pending {
+            answers.push(match entry {
+                Err(why) => Pushed::Rejected(why),
+                Ok((stage, answered)) => tokio::select! {
+                    biased;
+                    answer = answered => answer.unwrap_or_else(|_| self.too_late(&stage)),
+                    () = over.as_mut() => self.too_late(&stage),
+                },
+            });
+        }
+        answers
+    }
+
+    /// Room for a message, unless there is none in time.
+    async fn room(&self, bytes: usize, over: std::pin::Pin<&mut tokio::time::Sleep>) -> Option<OwnedSemaphorePermit> {
+        let bytes = u32::try_from(bytes + OVERHEAD).ok()?;
+        if let Ok(room) = Arc::clone(&self.room).try_acquire_many_owned(bytes) {
+            return Some(room);
+        }
+        // Nobody waits for these any more.
+        lock(&self.waiting).retain(Item::is_wanted);
+        for (_, items) in &mut lock(&self.stuck).ways {
+            items.retain(Item::is_wanted);
+        }
+        self.came.notify_one();
+        tokio::select! {
+            room = Arc::clone(&self.room).acquire_many_owned(bytes) => room.ok(),
+            () = over => None,
+        }
+    }
+
+    pub(super) fn note(&self, trouble: Option<String>) {
+        *lock(&self.trouble) = trouble;
+    }
+
+    /// Why nothing can be sent now, where that is known.
+    pub(super) fn why(&self) -> Option<String> {
+        let noted = || lock(&self.trouble).clone();
+        self.link.why().or_else(noted)
+    }
+
+    /// The time is up: it must not be sent any more, if it has not been.
+    fn too_late(&self, stage: &AtomicU8) -> Pushed {
+        let given_up = stage.compare_exchange(WAITING, GIVEN_UP, Ordering::SeqCst, Ordering::SeqCst);
+        let why = self.why();
+        match given_up {
+            Ok(_) => Pushed::Rejected(why.unwrap_or_else(|| "RabbitMQ is too slow to take it".into())),
+            Err(_) => Pushed::Unknown(why.unwrap_or_else(|| "RabbitMQ did not confirm it in time".into())),
+        }
+    }
+
+    /// As many as go out together, when there are some.
+    pub(super) async fn take(&self) -> Vec<Item> {
+        loop {
+            let came = self.came.notified();
+            let mut window: Vec<Item> = {
+                let mut waiting = lock(&self.waiting);
+                let count = waiting.len().min(WINDOW);
+                let window = waiting.drain(..count).collect();
+                if !waiting.is_empty() {
+                    self.came.notify_one();
+                }
+                window
+            };
+            let closed: Vec<Item> = {
+                let stuck = lock(&self.stuck);
+                let closed = |item: &mut Item| !stuck.closed.is_empty() && stuck.closed.contains(&way(item));
+                window.extract_if(.., closed).collect()
+            };
+            for item in closed {
+                lock(&self.stuck).add(way(&item), item);
+                self.stuck_came.notify_one();
+            }
+            if !window.is_empty() {
+                return window;
+            }
+            came.await;
+        }
+    }
+
+    /// It was not confirmed in time: it goes out again beside the others.
+    pub(super) fn add_stuck(&self, item: Item) {
+        lock(&self.stuck).add(way(&item), item.in_doubt());
+        self.stuck_came.notify_one();
+    }
+
+    /// As many as go one way together, when some are stuck.
+    pub(super) async fn take_stuck(&self) -> (Thing, Vec<Item>) {
+        loop {
+            let came = self.stuck_came.notified();
+            {
+                let mut stuck = lock(&self.stuck);
+                if let Some((way, mut items)) = stuck.ways.pop_front() {
+                    let count = items.len().min(WINDOW);
+                    let window = items.drain(..count).collect();
+                    if !items.is_empty() {
+                        stuck.ways.push_back((way.clone(), items));
+                    }
+                    if !stuck.ways.is_empty() {
+                        self.stuck_came.notify_one();
+                    }
+                    return (way, window);
+                }
+            }
+            came.await;
+        }
+    }
+
+    /// Messages went this way alone: whether all were confirmed.
+    pub(super) fn went(&self, way: Thing, confirmed: bool) {
+        let mut stuck = lock(&self.stuck);
+        if confirmed {
+            stuck.closed.remove(&way);
+        } else {
+            stuck.closed.insert(way);
+        }
+    }
+}
+
+/// Where it goes first.
+fn way(item: &Item) -> Thing {
+    match &item.message.to {
+        Route::Work(queue, class) => Thing::Work(queue.clone(), *class),
+        Route::Later(_, _, wait, coarse) => Thing::Ladder(names::highest(names::seconds(*wait, *coarse))),
+        Route::Side(side, _) => Thing::Side(*side),
+    }
+}
