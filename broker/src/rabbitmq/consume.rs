@@ -156,6 +156,8 @@ impl Reader {
                     let generation = session.acking.generation;
                     if let End::Fault(trouble) = &end {
                         self.trouble.send_replace(Some(trouble.text.clone()));
+                        // Its queues may be gone.
+                        session.wire.topology.forget();
                     }
                     if matches!(end, End::Over) {
                         session.linger(&mut stopped).await;
@@ -236,7 +238,10 @@ impl Reader {
             session.set(flow).await?;
             Ok(session)
         };
-        opened.await.map_err(|trouble: Trouble| link.told(&trouble))
+        opened.await.map_err(|trouble: Trouble| {
+            wire.topology.forget();
+            link.told(&trouble)
+        })
     }
 
     /// Passes deliveries on until the channel is of no use.

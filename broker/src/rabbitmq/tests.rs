@@ -298,10 +298,26 @@ async fn a_lost_consumer_is_made_again() {
     let (_connection, channel) = beside().await;
     let name = place.names.work(&mail(), Class::Normal);
     channel
-        .queue_delete(name.into(), QueueDeleteOptions::default())
+        .queue_delete(name.as_str().into(), QueueDeleteOptions::default())
         .await
         .unwrap();
     lost(&mut arrivals).await;
+    // Nobody has to publish before its queue is there again, and it consumes.
+    let by = Instant::now() + SOON;
+    loop {
+        let (connection, channel) = beside().await;
+        let passive = QueueDeclareOptions {
+            passive: true,
+            ..QueueDeclareOptions::default()
+        };
+        let asked = channel.queue_declare(name.as_str().into(), passive, lapin::types::FieldTable::default());
+        if asked.await.is_ok_and(|queue| queue.consumer_count() == 1) {
+            break;
+        }
+        assert!(Instant::now() < by, "nobody consumes");
+        drop(connection);
+        tokio::time::sleep(QUIET / 4).await;
+    }
     publish(&queue, vec![work(1)]).await;
     assert_eq!(message(&mut arrivals).await.body, "1");
 }
