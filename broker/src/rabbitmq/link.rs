@@ -10,6 +10,7 @@ use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::stream;
 use super::topology::Topology;
@@ -39,6 +40,8 @@ pub(super) struct Wire {
     dropped: watch::Sender<Option<String>>,
     /// When something was published first since something was confirmed last.
     unconfirmed: Mutex<Option<Instant>>,
+    /// Its stream ends with it.
+    _stream: DropGuard,
 }
 
 impl std::fmt::Debug for Wire {
@@ -263,7 +266,9 @@ impl Link {
     async fn connect(&self) -> std::result::Result<Arc<Wire>, Trouble> {
         // lapin's own recovery stays off: it leaves channels behind that were closed by an error.
         let properties = ConnectionProperties::default().with_connection_name(format!("millhand {}", self.name).into());
-        let connection = stream::connect(self.uri.clone(), self.tls.clone(), properties).await;
+        let wanted = CancellationToken::new();
+        let stream = wanted.clone().drop_guard();
+        let connection = stream::connect(self.uri.clone(), self.tls.clone(), wanted, properties).await;
         let connection = connection.map_err(|error| self.not_connected(&error))?;
         Ok(Arc::new(Wire {
             connection,
@@ -272,6 +277,7 @@ impl Link {
             topology: Topology::default(),
             dropped: watch::Sender::default(),
             unconfirmed: Mutex::default(),
+            _stream: stream,
         }))
     }
 }

@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::io::poll_read_buf;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Tables and arrays in each other. Ours nest once, those of RabbitMQ three times.
 const DEEPEST: usize = 16;
@@ -33,6 +34,9 @@ const DELIVER: [u8; 4] = [0, 60, 0, 60];
 #[derive(Debug)]
 pub(super) struct Sieve<S> {
     stream: S,
+    /// Resolves when nobody wants the connection. lapin itself would wait for a server that never answers, for as
+    /// long as that lives.
+    unwanted: Pin<Box<WaitForCancellationFutureOwned>>,
     /// What has come and lapin has not read.
     came: BytesMut,
     /// So much of it, from its beginning, has been looked at.
@@ -42,9 +46,10 @@ pub(super) struct Sieve<S> {
 }
 
 impl<S> Sieve<S> {
-    pub(super) fn new(stream: S) -> Self {
+    pub(super) fn new(stream: S, wanted: CancellationToken) -> Self {
         Self {
             stream,
+            unwanted: Box::pin(wanted.cancelled_owned()),
             came: BytesMut::new(),
             seen: 0,
             open: false,
@@ -199,6 +204,9 @@ fn value(from: &mut &[u8], depth: usize) -> Option<()> {
 impl<S: AsyncRead + Unpin> AsyncRead for Sieve<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.unwanted.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+        }
         while this.seen == 0 {
             this.came.reserve(PIECE);
             // At its end what has come is all that there is.
@@ -272,7 +280,10 @@ mod tests {
         let bytes = bytes.to_vec();
         let wrote = tokio::spawn(async move { there.write_all(&bytes).await.unwrap() });
         let mut read = Vec::new();
-        Sieve::new(here).read_to_end(&mut read).await.unwrap();
+        Sieve::new(here, CancellationToken::new())
+            .read_to_end(&mut read)
+            .await
+            .unwrap();
         wrote.await.unwrap();
         read
     }

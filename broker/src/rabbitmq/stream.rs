@@ -17,14 +17,16 @@ use lapin::{AsyncTcpStream, Connection, ConnectionProperties};
 use tokio::net::TcpStream;
 use tokio_util::compat::{Compat, TokioAsyncReadCompatExt as _};
 use tokio_util::either::Either;
+use tokio_util::sync::CancellationToken;
 
 use super::sieve::Sieve;
 use crate::tls::{self, Tls};
 
-/// Connects to a server, over TLS where that is given.
+/// Connects to a server, over TLS where that is given. The stream ends when `wanted` is cancelled.
 pub(super) async fn connect(
     uri: AMQPUri,
     tls: Option<Tls>,
+    wanted: CancellationToken,
     properties: ConnectionProperties,
 ) -> lapin::Result<Connection> {
     let tokio = Tokio::current();
@@ -40,7 +42,7 @@ pub(super) async fn connect(
             }
         };
         // Plain to lapin, which has nothing to add to it.
-        Ok(AsyncTcpStream::Plain(Sieve::new(stream).compat()))
+        Ok(AsyncTcpStream::Plain(Sieve::new(stream, wanted.clone()).compat()))
     };
     Connection::connector(uri, runtime, connect, properties).await
 }

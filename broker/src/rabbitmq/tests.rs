@@ -364,6 +364,24 @@ async fn nothing_is_lost_when_connections_are_cut_and_the_prefetch_holds() {
     }
 }
 
+/// lapin would keep every such connection, with its buffers, for as long as the server stands still.
+#[tokio::test]
+async fn a_server_that_never_answers_is_hung_up_on() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("amqp://{}", silent.local_addr().unwrap());
+    let queue = Place::new().open(&url);
+    // It stays to the end: what it left behind would go with it.
+    let asked = tokio::spawn({
+        let queue = Arc::clone(&queue);
+        async move { queue.depths(vec![mail()]).await }
+    });
+    let (mut stream, _) = timeout(SOON, silent.accept()).await.unwrap().unwrap();
+    let mut said = Vec::new();
+    let read = timeout(SOON, tokio::io::AsyncReadExt::read_to_end(&mut stream, &mut said)).await;
+    assert!(read.is_ok(), "it hangs on");
+    assert!(asked.await.unwrap().is_err());
+}
+
 #[tokio::test]
 async fn without_a_server_messages_are_rejected_in_time_and_questions_answered() {
     let proxy = Proxy::start().await;
