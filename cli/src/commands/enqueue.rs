@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Read};
 use std::path::Path;
 use std::time::Duration;
 
-use millhand_broker::{Clock, JobView};
+use millhand_broker::{Clock, JobView, QueueView, WorkerView};
 use millhand_client::{Client, EnqueueError, JobFailure, RawJob};
 use millhand_proto::{JobId, Payload, PayloadError, QueueName, State, limits};
 
@@ -50,7 +50,16 @@ pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome 
         }
         return Ok(Exit::Done);
     };
-    let waiting = async { Ok(client.wait_raw(id, timeout).await?) };
+    let waiting = async {
+        let mut ended = std::pin::pin!(client.wait_raw(id, timeout));
+        if let Ok(view) = tokio::time::timeout(PATIENCE, &mut ended).await {
+            return Ok(view?);
+        }
+        if let Some(why) = obstacle(&client, &queue).await {
+            ui.note(&format!("{why} It is waited for."));
+        }
+        Ok(ended.await?)
+    };
     let view = super::unless_interrupted(Box::pin(waiting), || {
         format!("the job goes on; wait again with: millhand job wait {id}")
     });
@@ -67,12 +76,22 @@ async fn explained(mut late: Failure, client: &Client, id: JobId) -> Failure {
     };
     let sentence = show::sentence(&view, client.backend().now());
     late.message = format!("{}. {sentence}", late.message);
-    if let Ok(workers) = client.backend().workers().await
-        && !workers.iter().any(|worker| worker.beat.queues.contains(&view.queue))
-    {
-        late.message = format!("{} No worker takes jobs from queue {}.", late.message, view.queue);
+    if let Some(why) = obstacle(client, &view.queue).await {
+        late.message = format!("{} {why}", late.message);
     }
     late
+}
+
+/// Why nothing is taken from this queue, where that is so.
+async fn obstacle(client: &Client, queue: &QueueName) -> Option<String> {
+    let (queues, workers) = (client.backend().queues().await, client.backend().workers().await);
+    let paused = |view: &QueueView| view.name == *queue && view.paused.is_some();
+    if queues.is_ok_and(|queues| queues.iter().any(paused)) {
+        return Some(format!("Queue {queue} is paused."));
+    }
+    let takes = |worker: &WorkerView| worker.beat.queues.contains(queue);
+    let nobody = workers.is_ok_and(|workers| !workers.iter().any(takes));
+    nobody.then(|| format!("No worker takes jobs from queue {queue}."))
 }
 
 /// Prints the result of a job that ended, or says why there is none.
