@@ -138,7 +138,9 @@ impl Pump {
         // until it is aside, so that RabbitMQ bounds how many there are.
         let pump = Arc::clone(self);
         tokio::spawn(async move {
-            if !pump.set_aside(&arrival, bad).await {
+            let reason = bad.first().map(|(_, why)| why.clone()).unwrap_or_default();
+            let bytes = arrival.body.len();
+            if !pump.set_aside(&arrival, &reason, bad).await {
                 return;
             }
             match delivery {
@@ -150,6 +152,9 @@ impl Pump {
                     }
                 }
             }
+            drop(arrival);
+            // Only to be looked at: nothing waits for it.
+            pump.note(&reason, bytes).await;
         });
         None
     }
@@ -173,9 +178,8 @@ impl Pump {
     }
 
     /// Answers whether it is; not so when the worker is gone, and then it comes to another.
-    async fn set_aside(&self, arrival: &Arrival, bad: Vec<(Option<JobId>, String)>) -> bool {
+    async fn set_aside(&self, arrival: &Arrival, reason: &str, bad: Vec<(Option<JobId>, String)>) -> bool {
         let (pair, queue) = (&self.pair, &self.subscription.queue);
-        let reason = bad.first().map(|(_, why)| why.clone()).unwrap_or_default();
         tracing::warn!(%queue, reason, jobs = bad.len(), bytes = arrival.body.len(), "unreadable; set aside");
         let kept = if arrival.body.len() > limits::MESSAGE_BYTES {
             arrival.body.slice(..KEPT)
@@ -190,9 +194,6 @@ impl Pump {
             }
             tokio::time::sleep(AGAIN).await;
         }
-        let now = pair.store.now();
-        let note = rmp_serde::to_vec(&(now, queue, &reason, arrival.body.len())).unwrap_or_default();
-        let effect = Effect::AppendCapped(Key::Unreadable, note.into(), limits::KEEP_OTHERS, NOTED);
         let changes = bad.into_iter().filter_map(|(id, reason)| {
             Some(Change::Unreadable {
                 id: id?,
@@ -200,16 +201,20 @@ impl Pump {
                 reason,
             })
         });
-        let told = pair
-            .records
-            .change(changes.collect())
-            .await
-            .into_iter()
-            .find_map(Result::err);
-        let told = told.or(pair.effects(vec![effect]).await.err());
-        if let Some(error) = told {
-            tracing::debug!(%queue, %error, "an unreadable message is set aside, and not shown");
+        let told = pair.records.change(changes.collect()).await;
+        if let Some(error) = told.into_iter().find_map(Result::err) {
+            tracing::debug!(%queue, %error, "a job in an unreadable message is not told to be dead");
         }
         true
+    }
+
+    /// Leaves word that something was set aside.
+    async fn note(&self, reason: &str, bytes: usize) {
+        let (pair, queue) = (&self.pair, &self.subscription.queue);
+        let note = rmp_serde::to_vec(&(pair.store.now(), queue, reason, bytes)).unwrap_or_default();
+        let effect = Effect::AppendCapped(Key::Unreadable, note.into(), limits::KEEP_OTHERS, NOTED);
+        if let Err(error) = pair.effects(vec![effect]).await {
+            tracing::debug!(%queue, %error, "an unreadable message is set aside, and not shown");
+        }
     }
 }
