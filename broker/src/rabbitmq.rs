@@ -83,6 +83,9 @@ pub(crate) fn parse(url: &str) -> std::result::Result<AMQPUri, String> {
     let mut uri: AMQPUri = url
         .parse()
         .map_err(|_| malformed(url, "amqp://USER:PASSWORD@HOST:PORT/VHOST"))?;
+    if uri.query.heartbeat == Some(0) {
+        return Err("heartbeat=0: a server that stands still would not be noticed; it is 1 to 65535 seconds".into());
+    }
     // lapin knows no address in brackets, and would take localhost.
     let authority = url.split_once("://").map_or("", |(_, rest)| rest);
     let authority = authority.split(['/', '?']).next().unwrap_or_default();

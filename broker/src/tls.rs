@@ -111,7 +111,7 @@ impl Tls {
         };
         match of_tls {
             rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType) => {
-                "it does not speak TLS at this port".into()
+                "it does not speak TLS at this port: is this its port for TLS?".into()
             }
             // An authority may have another key and the name of one that is trusted.
             rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer | CertificateError::BadSignature) => {

@@ -123,7 +123,6 @@ const OF_BROKER: &[&str] = &[
     "connection_timeout",
     "channel_max",
     "frame_max",
-    "auth_mechanism",
 ];
 /// The parameters of the store's URL.
 const OF_STORE: &[&str] = &["ns", "shards", "ca", "cert", "key"];

@@ -325,6 +325,8 @@ pub(crate) enum Event {
     Again(Box<Waiting>),
     /// A beat was answered: these queues are paused.
     Beaten(Vec<millhand_proto::QueueName>),
+    /// A beat was not answered: why.
+    Unbeaten(String),
     /// Why nothing can come from this queue for now.
     Trouble(millhand_proto::QueueName, Option<String>),
     /// A silent queue was asked whether jobs are ready; why it did not answer.

@@ -107,7 +107,9 @@ pub(crate) struct Dispatch {
     /// When a delivery came last.
     delivered: Instant,
     /// When a beat was answered last.
-    beaten: Instant,
+    beaten: Option<Instant>,
+    /// Why the last one was not.
+    unbeaten: Option<String>,
     /// It was said that a task blocks the async executor.
     blocked: bool,
     board: Board,
@@ -240,8 +242,12 @@ impl Dispatch {
             Event::Back => self.going_back -= 1,
             Event::Again(job) => self.place(*job),
             Event::Beaten(paused) => {
-                self.beaten = Instant::now();
+                (self.beaten, self.unbeaten) = (Some(Instant::now()), None);
                 self.pause(&paused);
+                self.say_health();
+            }
+            Event::Unbeaten(why) => {
+                self.unbeaten = Some(why);
                 self.say_health();
             }
             Event::Trouble(queue, trouble) => {

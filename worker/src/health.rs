@@ -14,6 +14,9 @@ pub(crate) use self::http::answer_at;
 /// The loop says something at least with every beat; one that says nothing for so long hangs.
 const SILENT: Duration = limits::LEASE;
 
+/// What is said until it has.
+const NOT_STARTED: &str = "it has not started yet";
+
 /// What a worker's loop said last of itself.
 #[derive(Clone, Debug)]
 pub(crate) struct Said {
@@ -32,7 +35,7 @@ pub(crate) struct Board(watch::Sender<Said>);
 impl Default for Board {
     fn default() -> Self {
         let health = WorkerHealth {
-            not_ready: vec!["it has not started yet".to_owned()],
+            not_ready: vec![NOT_STARTED.to_owned()],
             ..WorkerHealth::default()
         };
         Self(watch::Sender::new(Said {
@@ -51,6 +54,12 @@ impl Board {
             said.was_ready |= health.not_ready.is_empty();
             said.health = health;
         });
+    }
+
+    /// What it waits for before it starts.
+    pub(crate) fn waits(&self, why: &str) {
+        self.0
+            .send_modify(|said| said.health.not_ready = vec![format!("{NOT_STARTED}: {why}")]);
     }
 
     fn answers_at(&self, address: SocketAddr) {

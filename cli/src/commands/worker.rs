@@ -33,8 +33,13 @@ pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
         .hint("a worker of tasks written in Rust is a program of your own: see the README"));
     }
     if args.check {
-        // Nothing is made by a check; a file that is there must be one that the worker can use.
-        if matches!(&settings.broker, millhand_broker::BackendUrl::Sqlite(path) if path.exists()) {
+        // Nothing is made by a check, and no server asked; a file that is there must be one that the worker can
+        // use, and so must certificates.
+        let usable = match &settings.broker {
+            millhand_broker::BackendUrl::Sqlite(path) => path.exists(),
+            _ => true,
+        };
+        if usable {
             millhand_broker::open(&settings.broker)?;
         }
         let memory = millhand_broker::open(&millhand_broker::BackendUrl::Memory)?;

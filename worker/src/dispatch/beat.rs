@@ -53,7 +53,10 @@ impl Dispatch {
         self.duties.beating.begin(async move {
             match crew.backend.beat(said).await {
                 Ok(paused) => drop(events.send(Event::Beaten(paused))),
-                Err(error) => tracing::warn!(%error, "the beat failed"),
+                Err(error) => {
+                    tracing::warn!(%error, "the beat failed");
+                    let _ = events.send(Event::Unbeaten(error.to_string()));
+                }
             }
             let looks = async { tokio::join!(crew.look_after_long_runs(), crew.renew()) };
             if tokio::time::timeout(LOOK, looks).await.is_err() {

@@ -92,9 +92,14 @@ impl Dispatch {
                 held.as_millis()
             ));
         }
-        let silent = self.beaten.elapsed();
-        if silent > limits::LEASE {
-            reasons.push(format!("no beat was answered for {} s", silent.as_secs()));
+        let silent = match self.beaten.map(|at| at.elapsed()) {
+            None => Some("no beat was answered yet".to_owned()),
+            Some(silent) if silent > limits::LEASE => Some(format!("no beat was answered for {} s", silent.as_secs())),
+            Some(_) => None,
+        };
+        if let Some(silent) = silent {
+            let why = self.unbeaten.as_ref().map(|why| format!(": {why}"));
+            reasons.push(silent + &why.unwrap_or_default());
         }
         reasons
     }

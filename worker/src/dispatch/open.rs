@@ -93,7 +93,8 @@ impl Dispatch {
             under_way: 0,
             going_back: 0,
             delivered: Instant::now(),
-            beaten: Instant::now(),
+            beaten: None,
+            unbeaten: None,
             blocked: false,
             board: plan.board,
             parcel_jobs: 16,
@@ -122,7 +123,7 @@ impl Dispatch {
                 queue: queue.clone(),
                 prefetch,
             };
-            let mut consumer = reached(|| backend.consume(subscription.clone())).await?;
+            let mut consumer = self.reached(|| backend.consume(subscription.clone())).await?;
             let events = self.events.clone();
             let name = queue.clone();
             tokio::spawn(async move {
@@ -153,10 +154,29 @@ impl Dispatch {
                 },
             );
         }
-        ears.mails = reached(|| backend.watch(me)).await?;
+        ears.mails = self.reached(|| backend.watch(me)).await?;
         ears.beats.reset_immediately();
         self.say_health();
         Ok(())
+    }
+
+    /// Asks until the servers can be reached: a worker may be there before them.
+    async fn reached<T, F>(&self, ask: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let mut wait = Duration::from_millis(100);
+        loop {
+            match ask().await {
+                Err(error @ Error::Unreachable { .. }) => {
+                    tracing::warn!(%error, "the worker waits for its servers");
+                    self.board.waits(&error.to_string());
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(Duration::from_secs(2));
+                }
+                answer => return answer,
+            }
+        }
     }
 }
 
@@ -164,22 +184,4 @@ fn probes() -> tokio::time::Interval {
     let mut probes = tokio::time::interval(PROBE);
     probes.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     probes
-}
-
-/// Asks until the servers can be reached: a worker may be there before them.
-async fn reached<T, F>(ask: impl Fn() -> F) -> Result<T, Error>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let mut wait = Duration::from_millis(100);
-    loop {
-        match ask().await {
-            Err(error @ Error::Unreachable { .. }) => {
-                tracing::warn!(%error, "the worker waits for its servers");
-                tokio::time::sleep(wait).await;
-                wait = (wait * 2).min(Duration::from_secs(2));
-            }
-            answer => return answer,
-        }
-    }
 }

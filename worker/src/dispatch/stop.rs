@@ -67,7 +67,7 @@ impl Dispatch {
                 Some(event) = ears.inbox.recv() => match event {
                     Event::Over => self.under_way -= 1,
                     Event::Back => self.going_back -= 1,
-                    Event::Beaten(_) => self.beaten = std::time::Instant::now(),
+                    Event::Beaten(_) => self.beaten = Some(std::time::Instant::now()),
                     // Its consumer was told to end; what still came goes back with the farewell.
                     _ => {}
                 },
