@@ -174,6 +174,32 @@ mod tests {
     }
 
     #[test]
+    fn a_parcel_is_full_to_the_byte_and_a_bigger_job_travels_alone() {
+        let of = |weight: usize| {
+            let text = "x".repeat(weight - job().weight() - 1);
+            let job = RawJob::new(
+                TaskName::new("t").unwrap(),
+                Payload::json(format!("\"{text}\"")).unwrap(),
+            );
+            assert_eq!(job.weight(), weight);
+            job
+        };
+        let parcels = |weights: &[usize]| {
+            let mut p = packer(10);
+            for (place, weight) in weights.iter().enumerate() {
+                p.add(place, of(*weight)).unwrap();
+            }
+            sizes(p)
+        };
+        let half = limits::PARCEL_BYTES / 2;
+        assert_eq!(parcels(&[half, half]), [2]);
+        assert_eq!(parcels(&[half, half + 1]), [1, 1]);
+        // It is in nobody's way: those before and behind it travel together.
+        assert_eq!(parcels(&[1000, limits::PARCEL_BYTES + 1, 1000]), [1, 2]);
+        assert_eq!(parcels(&[1000, limits::PARCEL_BYTES, 1000]), [1, 1, 1]);
+    }
+
+    #[test]
     fn a_parcel_stays_within_its_bytes() {
         let mut p = packer(1000);
         let big = Payload::json(format!("\"{}\"", "x".repeat(400_000))).unwrap();
