@@ -296,6 +296,32 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_children_of_one_attempt_are_bounded_in_bytes() {
+        #[derive(serde::Serialize, serde::Deserialize)]
+        struct Text(String);
+        impl Task for Text {
+            const NAME: &'static str = "text";
+            type Output = ();
+        }
+        let text = |bytes: usize| Text("x".repeat(bytes));
+        let piece = limits::CHILDREN_BYTES / 32;
+        // What a child takes beside its text.
+        let beside = {
+            let cx = Context::new(facts("t"), Stop::default(), Arc::default(), here());
+            cx.enqueue(text(piece)).unwrap();
+            cx.take_children()[0].jobs()[0].len() - piece
+        };
+        let cx = Context::new(facts("t"), Stop::default(), Arc::default(), here());
+        for _ in 1..32 {
+            cx.enqueue(text(piece - beside)).unwrap();
+        }
+        let past = cx.enqueue(text(piece - beside + 1));
+        assert!(matches!(past, Err(EnqueueError::TooMany)), "{past:?}");
+        cx.enqueue(text(piece - beside)).unwrap();
+        assert_eq!(cx.take_children().len(), 32, "what was refused is not enqueued");
+    }
+
+    #[test]
     fn state_is_found_by_its_type() {
         let mut states = States::default();
         states.insert(7_u32);

@@ -150,11 +150,9 @@ impl Crew {
         let told = runs
             .iter()
             .filter_map(|(id, run)| Some((run.since, *id, run.log.progress()?)));
-        let mut told: Vec<_> = told.collect();
+        let told: Vec<_> = told.collect();
         drop(runs);
-        told.sort_unstable_by_key(|(since, ..)| *since);
-        told.truncate(limits::PROGRESS_JOBS);
-        told.into_iter().map(|(_, id, progress)| (id, progress)).collect()
+        longest(told)
     }
 
     /// A cancel was asked for.
@@ -249,15 +247,12 @@ impl Crew {
         }
     }
 
-    /// Lets go of the deliveries of runs that last: from now on a watch copy looks after each.
-    pub(crate) async fn detach_long_runs(&self) {
-        if !self.backend.facts().detach {
-            return;
-        }
-        let long: Vec<(JobId, Settlement)> = self
-            .runs()
+    /// Runs that hold their delivery for long.
+    fn long_runs(&self, now: Instant) -> Vec<(JobId, Settlement)> {
+        let long = |run: &Under| !run.detached && now.duration_since(run.since) >= limits::DETACH_AFTER;
+        self.runs()
             .iter()
-            .filter(|(_, run)| !run.detached && run.since.elapsed() >= limits::DETACH_AFTER)
+            .filter(|(_, run)| long(run))
             .filter_map(|(id, run)| {
                 let (claim, _) = run.claim.as_ref()?;
                 let settlement = Settlement {
@@ -268,8 +263,15 @@ impl Crew {
                 };
                 Some((*id, settlement))
             })
-            .collect();
-        for (id, settlement) in long {
+            .collect()
+    }
+
+    /// Lets go of the deliveries of runs that last: from now on a watch copy looks after each.
+    pub(crate) async fn detach_long_runs(&self) {
+        if !self.backend.facts().detach {
+            return;
+        }
+        for (id, settlement) in self.long_runs(Instant::now()) {
             if self.settle(settlement).await == Some(Settled::Done)
                 && let Some(run) = self.runs().get_mut(&id)
             {
@@ -277,6 +279,13 @@ impl Crew {
             }
         }
     }
+}
+
+/// Of what runs say since when, that of the oldest.
+fn longest(mut told: Vec<(Instant, JobId, Progress)>) -> Vec<(JobId, Progress)> {
+    told.sort_unstable_by_key(|(since, ..)| *since);
+    told.truncate(limits::PROGRESS_JOBS);
+    told.into_iter().map(|(_, id, progress)| (id, progress)).collect()
 }
 
 /// Asks until there is an answer, with growing pauses. No answers come from a back end that is
@@ -368,5 +377,84 @@ impl Slot {
 impl Drop for Slot {
     fn drop(&mut self) {
         let _ = self.events.send(Event::Freed(self.executor, self.weight, self.ran));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millhand_broker::memory::Memory;
+    use millhand_proto::protocol::Situation;
+    use millhand_proto::{Core, JobCopy, QueueName, TaskName, Timestamp};
+
+    use super::*;
+    use crate::executors::{Recycle, Sizes};
+
+    fn crew() -> Arc<Crew> {
+        let registry = Arc::new(Registry::default());
+        let sizes = Sizes {
+            asyncs: 0,
+            threads: 0,
+            processes: 0,
+            recycle: Recycle::default(),
+        };
+        let executors = Executors::start(Arc::clone(&registry), sizes, None, limits::BLOCK_LIMIT, Arc::default());
+        let me = WorkerId::from_bytes([1; 16]);
+        Arc::new(Crew::new(Memory::open().unwrap(), me, registry, executors.unwrap(), 1))
+    }
+
+    fn claim(id: JobId) -> Claim {
+        let (task, at) = (TaskName::new("act").unwrap(), Timestamp::MIN_WIRE);
+        Claim {
+            copy: JobCopy::first(Core::new(id, task, QueueName::default(), at)),
+            situation: Situation {
+                worker: WorkerId::from_bytes([1; 16]),
+                owner_alive: false,
+                running_here: false,
+                suspect_here: false,
+                not_understood: None,
+                hard_limit: None,
+                token: 1,
+                now: at,
+            },
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_that_lasts_is_to_let_go_of_its_delivery_once() {
+        let (crew, id) = (crew(), JobId::given("x"));
+        let presence = crew.enter(id, DeliveryId(1), Stop::default()).unwrap();
+        let since = crew.runs()[&id].since;
+        assert!(
+            crew.long_runs(since + limits::DETACH_AFTER).is_empty(),
+            "not claimed yet"
+        );
+        let fence = Fence {
+            hand: 0,
+            claim: 1,
+            token: 1,
+        };
+        crew.claimed(id, claim(id), fence, JobLog::default());
+        let since = crew.runs()[&id].since;
+        let long = |after| crew.long_runs(since + after).len();
+        assert_eq!(long(limits::DETACH_AFTER.saturating_sub(Duration::from_nanos(1))), 0);
+        assert_eq!(long(limits::DETACH_AFTER), 1);
+        crew.runs().get_mut(&id).unwrap().detached = true;
+        assert_eq!(long(limits::DETACH_AFTER), 0);
+        drop(presence);
+    }
+
+    #[test]
+    fn progress_is_told_of_those_that_run_longest() {
+        let now = Instant::now();
+        let told = |jobs: usize| {
+            let since = |place: usize| now + Duration::from_secs(u64::try_from(jobs - place).unwrap());
+            let id = |place: usize| JobId::given(&place.to_string());
+            // The youngest come first.
+            let all = (0..jobs).map(|place| (since(place), id(place), Progress { done: 1, total: 2 }));
+            let told: Vec<JobId> = longest(all.collect()).into_iter().map(|(job, _)| job).collect();
+            (told.len(), told.contains(&id(0)), told[0] == id(jobs - 1))
+        };
+        assert_eq!(told(limits::PROGRESS_JOBS), (limits::PROGRESS_JOBS, true, true));
+        assert_eq!(told(limits::PROGRESS_JOBS + 1), (limits::PROGRESS_JOBS, false, true));
     }
 }

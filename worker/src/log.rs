@@ -223,6 +223,33 @@ mod tests {
     }
 
     #[test]
+    fn a_log_is_full_to_the_byte() {
+        let log = JobLog::default();
+        for _ in 0..limits::LOG_BYTES / 1024 {
+            log.add(Source::Said, "x".repeat(1024 - LogLine::OVERHEAD));
+        }
+        {
+            let kept = log.kept();
+            assert_eq!((kept.bytes, kept.dropped), (limits::LOG_BYTES, 0));
+        }
+        log.add(Source::Said, String::new());
+        let kept = lines(&log);
+        assert_eq!((kept.lines.len(), kept.dropped), (limits::LOG_BYTES / 1024, 1));
+    }
+
+    #[test]
+    fn a_line_is_cut_when_it_is_too_long() {
+        let cut = |bytes| {
+            let mut text = "x".repeat(bytes);
+            cut(&mut text);
+            text
+        };
+        assert_eq!(cut(limits::LOG_LINE_BYTES), "x".repeat(limits::LOG_LINE_BYTES));
+        let past = cut(limits::LOG_LINE_BYTES + 1);
+        assert!(past.len() <= limits::LOG_LINE_BYTES && past.ends_with("x…"), "{past}");
+    }
+
+    #[test]
     fn empty_lines_fill_it_too() {
         let log = JobLog::default();
         for _ in 0..100_000 {

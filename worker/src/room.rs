@@ -277,17 +277,14 @@ mod tests {
         room.put(Executor::Process, waiting(Class::Normal, now));
         room.put(Executor::Process, waiting(Class::Low, now + Duration::from_millis(900)));
         assert!(
-            room.overdue(Executor::Process, 1, now + Duration::from_millis(999))
+            room.overdue(Executor::Process, 1, now + limits::ROOM_WAIT - Duration::from_nanos(1))
                 .is_empty()
         );
         assert!(
             room.overdue(Executor::Async, 1, now + Duration::from_secs(9))
                 .is_empty()
         );
-        assert_eq!(
-            room.overdue(Executor::Process, 1, now + Duration::from_secs(1)).len(),
-            2
-        );
+        assert_eq!(room.overdue(Executor::Process, 1, now + limits::ROOM_WAIT).len(), 2);
     }
 
     #[test]
@@ -355,5 +352,17 @@ mod tests {
         assert_eq!(pace.room(4), 40);
         (0..4).for_each(|_| pace.ran(Duration::from_secs(2)));
         assert_eq!(pace.room(4), 0, "slow");
+    }
+
+    #[test]
+    fn jobs_that_take_as_long_as_the_room_have_one_place_for_each_slot() {
+        let room = |took| {
+            let mut pace = Pace::default();
+            (0..Pace::ENOUGH).for_each(|_| pace.ran(took));
+            pace.room(4)
+        };
+        assert_eq!(room(limits::ROOM_WORK), 4);
+        // The mean is kept in eighths of microseconds.
+        assert_eq!(room(limits::ROOM_WORK + Duration::from_micros(8)), 0);
     }
 }

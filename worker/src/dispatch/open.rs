@@ -21,6 +21,11 @@ use crate::worker::WorkerError;
 /// Tasks that a beat names.
 const NAMED: usize = 100;
 
+/// How many jobs may have ended and not be remembered yet.
+pub(super) fn window(slots: usize) -> usize {
+    slots.saturating_mul(4).clamp(1, limits::SETTLE_WINDOW)
+}
+
 impl Dispatch {
     /// Starts the executors. The back end does not hear of it yet.
     pub(super) fn new(plan: Plan) -> Result<(Self, Ears), WorkerError> {
@@ -57,7 +62,7 @@ impl Dispatch {
             );
         }
         let all: usize = benches.values().map(|b| b.slots).sum();
-        let window = (4 * all).clamp(1, limits::SETTLE_WINDOW);
+        let window = window(all);
         let crew = Arc::new(Crew::new(
             Arc::clone(&plan.backend),
             me,

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use millhand_broker::faults::{Door, Fault, Faulty};
 use millhand_broker::memory::Memory;
-use millhand_proto::{Core, JobId, Parcel, Task, TaskName};
+use millhand_proto::{Core, JobId, Parcel, Task, TaskName, limits};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -181,4 +181,42 @@ async fn a_worker_is_not_ready_before_its_first_beat_and_says_what_it_waits_for(
         assert!(health.changed().await);
     }
     worker.await.unwrap().unwrap();
+}
+
+#[test]
+fn four_jobs_for_each_slot_may_wait_to_be_remembered_and_no_more_than_the_window() {
+    let most = limits::SETTLE_WINDOW;
+    for (slots, window) in [
+        (0, 1),
+        (1, 4),
+        (most / 4 - 1, most - 4),
+        (most / 4, most),
+        (most / 4 + 1, most),
+    ] {
+        assert_eq!(open::window(slots), window, "{slots} slots");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_worker_beats_at_its_times() {
+    let (started, mut starts) = mpsc::unbounded_channel();
+    let (backend, plan) = with_a_job(started).await;
+    let worker = tokio::spawn(Dispatch::run(plan, never(), CancellationToken::new()));
+    starts.recv().await.unwrap();
+    backend.plan(Door::Beat, Fault::RequestLost, 100);
+    let tick = Duration::from_millis(1);
+    let next = async || {
+        let left = backend.left();
+        while backend.left() == left {
+            tokio::time::sleep(tick).await;
+        }
+        Instant::now()
+    };
+    let first = next().await;
+    let apart = next().await - first;
+    assert!(
+        (limits::BEAT - tick * 2..=limits::BEAT + tick * 2).contains(&apart),
+        "{apart:?}"
+    );
+    worker.abort();
 }

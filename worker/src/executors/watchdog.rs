@@ -196,9 +196,14 @@ impl Watchdog {
         }
     }
 
+    fn is_long(&self, held: Duration) -> bool {
+        held > self.limit
+    }
+
     fn lasts(&self, polls: &Polls, now: Instant) -> bool {
         let since = polls.since.load(Ordering::Acquire);
-        since > 0 && self.at(now).saturating_sub(since) > nanos(self.limit) && !polls.told.load(Ordering::Relaxed)
+        let held = Duration::from_nanos(self.at(now).saturating_sub(since));
+        since > 0 && self.is_long(held) && !polls.told.load(Ordering::Relaxed)
     }
 
     /// A poll under way lasts long. Between two looks is known what of the time the scheduler took.
@@ -228,7 +233,7 @@ impl Watchdog {
             _ => own,
         };
         let whole = Duration::from_nanos(self.at(now).saturating_sub(since));
-        if own > self.limit && !polls.told.swap(true, Ordering::Relaxed) {
+        if self.is_long(own) && !polls.told.swap(true, Ordering::Relaxed) {
             self.tell(polls, since, whole, true);
         }
     }
@@ -241,7 +246,7 @@ impl Watchdog {
         polls.cpu.fetch_add(nanos(spent.cpu), Ordering::Relaxed);
         polls.longest.fetch_max(nanos(spent.own), Ordering::Relaxed);
         let told = polls.told.load(Ordering::Relaxed);
-        if spent.own > self.limit || told {
+        if self.is_long(spent.own) || told {
             polls.told.store(false, Ordering::Relaxed);
             self.tell(polls, since, spent.own, false);
         }
@@ -366,5 +371,24 @@ where
 impl<M> Drop for Watched<M> {
     fn drop(&mut self) {
         self.dog.runs().leave(self.polls.place);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millhand_proto::limits;
+
+    use super::*;
+
+    #[test]
+    fn a_poll_is_long_when_it_lasts_longer_than_the_limit() {
+        let dog = Arc::new(Watchdog::new(limits::BLOCK_LIMIT));
+        let task = TaskName::new("t").unwrap();
+        let never = || -> BoxFuture<'static, Handled> { unreachable!() };
+        let (_run, polls) = dog.watch((&task, JobId::given("x"), Blocking::Observe), never);
+        polls.since.store(1000, Ordering::Release);
+        let lasts = |held| dog.lasts(&polls, dog.epoch + Duration::from_nanos(1000) + held);
+        assert!(!lasts(limits::BLOCK_LIMIT));
+        assert!(lasts(limits::BLOCK_LIMIT + Duration::from_nanos(1)));
     }
 }

@@ -163,7 +163,7 @@ impl<'d> Service<'d> {
     async fn give_first(&mut self, ask: Ask) -> Result<(), FrameError> {
         self.front = Front::now();
         let args = &ask.run.args;
-        if self.child.descriptors && args.bytes.len() > limits::SHARED_OVER && shared_length(args).is_some() {
+        if self.child.descriptors && goes_beside(args.bytes.len()) {
             let bytes = args.bytes.clone();
             let file = tokio::task::spawn_blocking(move || shared::write(&bytes)).await;
             let file = file.map_err(std::io::Error::other).flatten();
@@ -478,14 +478,15 @@ impl<'d> Service<'d> {
     }
 }
 
-fn shared_length(args: &Payload) -> Option<u64> {
-    (args.bytes.len() <= limits::SHARED_BYTES).then_some(args.bytes.len() as u64)
+/// Whether arguments of so many bytes go by descriptor.
+fn goes_beside(bytes: usize) -> bool {
+    bytes > limits::SHARED_OVER && bytes <= limits::SHARED_BYTES
 }
 
 /// The job as its child learns of it, the arguments in the frame or in a file beside it.
 fn job(run: &Run, shared: bool) -> RunJob {
     let Payload { codec, bytes } = run.args.clone();
-    let length = shared.then(|| shared_length(&run.args)).flatten();
+    let length = shared.then_some(bytes.len() as u64);
     RunJob {
         job: run.job,
         root: run.root,
@@ -500,5 +501,17 @@ fn job(run: &Run, shared: bool) -> RunJob {
         },
         soft_ms: run.soft.map(millis),
         deadline_ms: run.hard.map(millis),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn big_arguments_go_beside_the_socket() {
+        let (over, most) = (limits::SHARED_OVER, limits::SHARED_BYTES);
+        let beside = [over, over + 1, most, most + 1].map(goes_beside);
+        assert_eq!(beside, [false, true, true, false]);
     }
 }
