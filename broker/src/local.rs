@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use millhand_proto::protocol::Meeting;
-use millhand_proto::{AttemptLog, JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
+use millhand_proto::{AttemptLog, JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId, limits};
 use tokio::sync::mpsc;
 
 use self::commit::{Committer, Mode};
@@ -343,7 +343,7 @@ impl Shared {
                 let mut queues: std::collections::BTreeMap<QueueName, QueueView> = std::collections::BTreeMap::new();
                 let mut names: Vec<String> = tables.controlled_queues()?;
                 let numbers = tables.queue_numbers(engine.now)?;
-                let unreadable = tables.unreadable(100)?;
+                let unreadable = tables.unreadable(limits::UNREADABLE_NOTES)?;
                 names.extend(numbers.iter().map(|n| n.queue.clone()));
                 names.extend(unreadable.iter().map(|(queue, _)| queue.clone()));
                 for name in names {
@@ -376,8 +376,8 @@ impl Shared {
                     }
                 }
                 for (queue, item) in unreadable {
-                    if let Some(view) = queues.get_mut(queue.as_str()).filter(|v| v.unreadable.len() < 10) {
-                        view.unreadable.push(item);
+                    if let Some(view) = queues.get_mut(queue.as_str()) {
+                        view.add_unreadable(item);
                     }
                 }
                 Ok(queues.into_values().collect())
@@ -568,5 +568,33 @@ impl Backend for Shared {
 
     fn pending(&self, queues: Vec<QueueName>) -> BoxFuture<'_, Result<Pending>> {
         Box::pin(Self::pending(self, queues))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use millhand_proto::{Count, TaskName, limits};
+
+    use super::*;
+    use crate::memory::Memory;
+
+    #[tokio::test]
+    async fn numbers_of_a_day_are_kept() {
+        let backend = Memory::standing().expect("a back end");
+        let oldest = Tally::minute_of(backend.now()) - limits::KEEP_STATS.as_secs() / 60;
+        let tally = |minute| {
+            let mut tally = Tally::new(minute, QueueName::default(), TaskName::new("act").expect("a name"));
+            tally.numbers.count(Count::Succeeded);
+            tally
+        };
+        let minutes = async || {
+            let stats = backend.stats(Timestamp::default(), backend.now()).await.expect("read");
+            stats.iter().map(|tally| tally.minute).collect::<Vec<_>>()
+        };
+        let written = backend.tally(1, vec![tally(oldest - 1), tally(oldest)]).await;
+        written.expect("written");
+        assert_eq!(minutes().await, [oldest]);
+        assert!(backend.advance_to(backend.now().plus(Duration::from_secs(60))));
+        assert_eq!(minutes().await, [0; 0]);
     }
 }

@@ -63,8 +63,18 @@ pub struct QueueView {
     pub paused: Option<Timestamp>,
     /// Why the queue could not be asked; then `queued` says nothing.
     pub trouble: Option<String>,
-    /// Parcels of it, or of no known queue, that could not be read; newest first, at most 10.
+    /// Parcels of it, or of no known queue, that could not be read; newest first, at most
+    /// [`limits::UNREADABLE_SHOWN`].
     pub unreadable: Vec<Unreadable>,
+}
+
+impl QueueView {
+    /// Adds the next older one, while there is room.
+    pub(crate) fn add_unreadable(&mut self, item: Unreadable) {
+        if self.unreadable.len() < limits::UNREADABLE_SHOWN {
+            self.unreadable.push(item);
+        }
+    }
 }
 
 /// Bytes that were in a queue and are no parcel.
@@ -181,5 +191,34 @@ impl WorkerBeat {
             progress: Vec::new(),
             health: WorkerHealth::default(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_queue_shows_its_newest_unreadable_messages() {
+        let mut view = QueueView {
+            name: QueueName::default(),
+            queued: 0,
+            scheduled: None,
+            held: 0,
+            oldest: None,
+            paused: None,
+            trouble: None,
+            unreadable: Vec::new(),
+        };
+        for bytes in 0..=limits::UNREADABLE_SHOWN {
+            assert_eq!(view.unreadable.len(), bytes);
+            view.add_unreadable(Unreadable {
+                at: Timestamp::default(),
+                reason: String::new(),
+                bytes,
+            });
+        }
+        assert_eq!(view.unreadable.len(), limits::UNREADABLE_SHOWN);
+        assert_eq!(view.unreadable[0].bytes, 0, "the first that came is the newest");
     }
 }

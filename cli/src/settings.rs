@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use config::{Config, Environment, File, FileFormat, Map, Source};
 use millhand_broker::BackendUrl;
-use millhand_proto::{QueueName, TaskName};
+use millhand_proto::{QueueName, TaskName, limits};
 use millhand_worker::{CommandKind, Recycle};
 
 use self::sources::{Origins, read, variables};
@@ -55,10 +55,10 @@ impl Default for WorkerSettings {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             queues: vec![QueueName::default()],
-            asyncs: 100,
+            asyncs: limits::ASYNC_SLOTS,
             threads: cores,
             processes: cores,
-            grace: Duration::from_secs(30),
+            grace: limits::GRACE,
             recycle: Recycle::default(),
             health: None,
         }

@@ -43,8 +43,6 @@ limits! {
     PARCEL_BYTES: usize = 1 << 20, "parcel", "1 MiB", "a parcel of several jobs; a bigger job travels alone";
     /// Jobs in a parcel.
     PARCEL_JOBS: usize = 1024, "jobs in a parcel", "1,024", "one queue, class and due second";
-    /// Jobs that are packed together without being asked to.
-    PACK_AUTO: usize = 64, "automatic packing", "64 jobs", "a claim may rewrite the whole record of a parcel";
     /// Nesting of MessagePack values.
     DEPTH: usize = 64, "depth", "64 levels", "nesting in parcels and arguments; deeper is unreadable";
     /// Tags of a job.
@@ -87,6 +85,14 @@ limits! {
     LEASE: Duration = Duration::from_secs(15), "lease", "15 s", "a worker whose beat is older is dead; on SQLite a file lock tells at once";
     /// How often a worker beats.
     BEAT: Duration = Duration::from_secs(5), "beat", "5 s", "how often a worker renews its lease";
+    /// How long a message may take until it is published.
+    PUBLISH: Duration = Duration::from_secs(20), "publish", "20 s", "until RabbitMQ has a message; then it is refused, or unknown when it may be there";
+    /// Bytes that wait to be published in one process.
+    PUBLISH_BYTES: usize = 64 << 20, "waiting to be published", "64 MiB", "in one process (RabbitMQ); what comes then waits, and is refused when its time is up";
+    /// The heartbeat of a connection to RabbitMQ, by default.
+    HEARTBEAT: Duration = Duration::from_secs(10), "heartbeat", "10 s", "of a connection to RabbitMQ, by default; its address may say another one";
+    /// How long an answer of Redis may take.
+    REDIS_ANSWER: Duration = Duration::from_millis(2500), "answer of Redis", "2.5 s", "a server that is slower is taken for gone";
     /// How long a job runs before its parcel is let go.
     DETACH_AFTER: Duration = Duration::from_secs(10), "detach", "10 s", "a longer job leaves a watch copy (RabbitMQ)";
     /// How long after its hard limit a running job is taken for lost.
@@ -125,16 +131,30 @@ limits! {
     ROOM_WAIT: Duration = Duration::from_secs(1), "room wait", "1 s", "a job that found no slot goes back to its queue";
     /// Measured work that a worker holds in advance.
     ROOM_WORK: Duration = Duration::from_millis(50), "room", "50 ms of work", "per executor; nothing for tasks with p95 over 1 s";
+    /// Slots of the async executor, by default.
+    ASYNC_SLOTS: usize = 100, "async slots", "100", "by default; threads and processes have one for each core";
     /// Jobs that ended and are not yet remembered.
     SETTLE_WINDOW: usize = 1024, "settle window", "1,024 jobs", "at most 4 x slots; when it is full, slots wait";
+    /// How long running jobs may go on when their worker stops, by default.
+    GRACE: Duration = Duration::from_secs(30), "shutdown grace", "30 s", "by default; a job that runs on goes back to its queue";
     /// Redeliveries after which a parcel is split.
     SPLIT_AFTER: u32 = 2, "split", "2 redeliveries", "a parcel is then split into parcels of one job";
     /// Unreadable parcels that are kept.
     UNREADABLE: usize = 10_000, "unreadable parcels", "10,000", "the newest are kept to be looked at";
+    /// Notes of unreadable messages.
+    UNREADABLE_NOTES: usize = 100, "unreadable, notes", "100", "why the newest cannot be read, of all queues";
+    /// Notes of unreadable messages that are shown of one queue.
+    UNREADABLE_SHOWN: usize = 10, "unreadable, shown", "10", "the newest notes of one queue";
     /// How long the numbers of a minute are kept.
     KEEP_STATS: Duration = Duration::from_secs(24 * 3600), "retention, statistics", "1 day", "counts and times of each minute, queue and task";
     /// Rows that a list looks at.
     LIST_SCAN: usize = 100_000, "list", "100,000 rows", "how far a list with a filter looks; it says when it stopped";
+    /// Connections to the health endpoint at once.
+    HEALTH_CONNECTIONS: usize = 64, "health connections", "64", "to one worker at once; one more ends the oldest";
+    /// How long a connection to the health endpoint may last.
+    HEALTH_CONNECTION: Duration = Duration::from_secs(5), "health connection", "5 s", "its request and its answer; then it is closed";
+    /// Bytes of a settings file.
+    SETTINGS_BYTES: usize = 4 << 20, "settings file", "4 MiB", "a longer one is refused";
 }
 
 #[cfg(test)]
@@ -164,7 +184,7 @@ mod tests {
         }
     }
 
-    /// In the largest unit of which it is a whole number; days of several, and one of one.
+    /// In the largest unit of which it is a whole number, seconds also broken; days of several, and one of one.
     fn span(span: Duration) -> String {
         let millis = span.as_millis();
         let units = [
@@ -176,10 +196,10 @@ mod tests {
         ];
         let (unit, name) = units
             .into_iter()
-            .find(|(unit, _)| millis.is_multiple_of(*unit))
+            .find(|(unit, name)| millis.is_multiple_of(*unit) || (*name == "s" && millis > *unit))
             .unwrap();
-        match (millis / unit, name) {
-            (1, "days") => "1 day".to_owned(),
+        match (millis as f64 / unit as f64, name) {
+            (1.0, "days") => "1 day".to_owned(),
             (number, name) => format!("{number} {name}"),
         }
     }

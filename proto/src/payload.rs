@@ -109,6 +109,12 @@ impl Payload {
         })
     }
 
+    /// Whether a record holds it as a result; else it lies beside the record.
+    #[must_use]
+    pub fn is_inline(&self) -> bool {
+        self.bytes.len() <= crate::limits::INLINE_BYTES
+    }
+
     /// Decodes into `T`, whichever codec was used. MessagePack is scanned before it is decoded,
     /// since the decoder's own depth limit can be bypassed.
     ///

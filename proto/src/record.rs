@@ -251,6 +251,18 @@ impl Entry {
         self.notes.push(note);
     }
 
+    /// Remembers whom to tell of the end. Answers whether that is new; nobody is told of an end that was before.
+    pub fn listen(&mut self, mailbox: Mailbox) -> bool {
+        if self.state.is_ended() || self.waiters.contains(&mailbox) {
+            return false;
+        }
+        // Who is forgotten here reads again by itself, only later.
+        let surplus = (self.waiters.len() + 1).saturating_sub(limits::WAITERS);
+        self.waiters.drain(..surplus);
+        self.waiters.push(mailbox);
+        true
+    }
+
     /// Until when the entry is remembered; `None` while the job has not ended.
     #[must_use]
     pub fn keep_until(&self) -> Option<Timestamp> {

@@ -15,8 +15,8 @@ use millhand_proto::protocol::{
     Decision, Ended, Meeting, Situation, Suspicion, decide, meet, must_split, park, suspicion,
 };
 use millhand_proto::{
-    AttemptEnd, AttemptNote, Codec, CrashCause, Entry, ErrorText, JobCopy, Leaving, NameError, Outcome, Parcel, Parked,
-    Payload, QueueName, RetryPolicy, State, TaskName, Timestamp, WireError, WorkerId,
+    AttemptEnd, AttemptNote, Codec, CrashCause, Entry, ErrorText, JobCopy, Leaving, Mailbox, NameError, Outcome,
+    Parcel, Parked, Payload, QueueName, RetryPolicy, State, TaskName, Timestamp, WireError, WorkerId,
 };
 
 /// Where a limit is tested.
@@ -39,21 +39,32 @@ const TESTED: &[(&str, Tested)] = &[
     ("arguments", Edge("client/src/job.rs", "limits_at_their_edge")),
     ("result", Edge(HERE, "results")),
     ("message", Edge(HERE, "messages")),
-    ("parcel", Holds("client/src/pack.rs", "a_parcel_stays_within_its_bytes")),
+    (
+        "parcel",
+        Edge(
+            "client/src/pack.rs",
+            "a_parcel_is_full_to_the_byte_and_a_bigger_job_travels_alone",
+        ),
+    ),
     ("jobs in a parcel", Edge(BAD, "how_many_jobs")),
-    ("automatic packing", No),
     ("depth", Edge(BAD, "depth")),
     ("tags", Edge(HERE, "tags")),
     ("tag", Edge(HERE, "tags")),
     ("error text", Edge(HERE, "error_texts")),
-    ("inline value", No),
+    ("inline value", Edge(HERE, "inline_values")),
     ("attempt notes", Edge(HERE, "attempt_notes")),
-    ("waiters", No),
+    ("waiters", Edge(HERE, "waiters")),
     (
         "children",
         Edge("worker/src/context.rs", "a_second_run_enqueues_the_same_children"),
     ),
-    ("children, bytes", No),
+    (
+        "children, bytes",
+        Edge(
+            "worker/src/context.rs",
+            "the_children_of_one_attempt_are_bounded_in_bytes",
+        ),
+    ),
     ("retries", Edge(HERE, "retries")),
     (
         "first retry delay",
@@ -79,19 +90,41 @@ const TESTED: &[(&str, Tested)] = &[
     ("parked, first wait", Edge(HERE, "parking")),
     ("parked, longest wait", Edge(HERE, "parking")),
     ("parked, in all", Edge(HERE, "parking")),
-    ("lease", Holds(HERE, "busy_and_deadlines")),
+    (
+        "lease",
+        Edge("broker/src/pair/trust.rs", "who_was_late_judges_nobody_for_a_lease"),
+    ),
     (
         "beat",
+        Edge("worker/src/dispatch/tests.rs", "a_worker_beats_at_its_times"),
+    ),
+    (
+        "publish",
+        Edge(
+            "broker/src/rabbitmq/outbox.rs",
+            "what_is_not_published_in_time_is_refused",
+        ),
+    ),
+    (
+        "waiting to be published",
+        Edge("broker/src/rabbitmq/outbox.rs", "what_is_more_than_may_wait_is_refused"),
+    ),
+    (
+        "heartbeat",
+        Holds("broker/src/rabbitmq/link.rs", "the_address_may_say_another_heartbeat"),
+    ),
+    (
+        "answer of Redis",
         Holds(
-            "tests/long_jobs.rs",
-            "long_jobs_run_once_though_rabbitmq_is_away_for_longer_than_a_lease",
+            "broker/src/redis/tests.rs",
+            "a_server_that_answers_nothing_is_left_and_found_again",
         ),
     ),
     (
         "detach",
-        Holds(
-            "tests/long_jobs.rs",
-            "long_jobs_run_once_though_rabbitmq_is_away_for_longer_than_a_lease",
+        Edge(
+            "worker/src/crew.rs",
+            "a_run_that_lasts_is_to_let_go_of_its_delivery_once",
         ),
     ),
     ("deadline grace", Edge(HERE, "busy_and_deadlines")),
@@ -107,21 +140,30 @@ const TESTED: &[(&str, Tested)] = &[
     ("suspect deaths", Edge(HERE, "suspects")),
     (
         "log of an attempt",
-        Holds("worker/src/log.rs", "the_newest_lines_are_kept_and_the_others_counted"),
+        Edge("worker/src/log.rs", "a_log_is_full_to_the_byte"),
     ),
     (
         "line of a log",
-        Holds("worker/src/log.rs", "a_long_line_is_cut_between_characters"),
+        Edge("worker/src/log.rs", "a_line_is_cut_when_it_is_too_long"),
     ),
-    ("progress", No),
+    (
+        "progress",
+        Edge("worker/src/crew.rs", "progress_is_told_of_those_that_run_longest"),
+    ),
     (
         "beside the socket",
-        Holds(
-            "worker/src/executors/tests/children.rs",
-            "big_arguments_reach_a_child_beside_its_socket",
+        Edge(
+            "worker/src/executors/processes/service.rs",
+            "big_arguments_go_beside_the_socket",
         ),
     ),
-    ("by descriptor, at most", No),
+    (
+        "by descriptor, at most",
+        Edge(
+            "worker/src/executors/processes/service.rs",
+            "big_arguments_go_beside_the_socket",
+        ),
+    ),
     (
         "jobs in a child",
         Edge("worker/src/executors/frames.rs", "lists_end_at_their_limits"),
@@ -137,31 +179,80 @@ const TESTED: &[(&str, Tested)] = &[
     ("crashes", Edge(HERE, "crashes")),
     (
         "blocking poll",
-        Holds(
-            "worker/src/executors/tests/watched.rs",
-            "the_one_task_of_twenty_that_blocks_is_named_and_the_others_are_not",
+        Edge(
+            "worker/src/executors/watchdog.rs",
+            "a_poll_is_long_when_it_lasts_longer_than_the_limit",
         ),
     ),
     (
         "leaked thread",
-        Holds(
+        Edge(
             "worker/src/executors/tests/watched.rs",
             "a_thread_that_ignores_its_cancel_is_leaked_until_it_ends",
         ),
     ),
     (
         "room wait",
-        Holds("worker/src/room.rs", "one_job_that_waited_too_long_takes_its_line_back"),
+        Edge("worker/src/room.rs", "one_job_that_waited_too_long_takes_its_line_back"),
     ),
     (
         "room",
-        Holds("worker/src/room.rs", "the_room_is_measured_and_small_for_slow_work"),
+        Edge(
+            "worker/src/room.rs",
+            "jobs_that_take_as_long_as_the_room_have_one_place_for_each_slot",
+        ),
     ),
-    ("settle window", No),
+    ("async slots", No),
+    (
+        "settle window",
+        Edge(
+            "worker/src/dispatch/tests.rs",
+            "four_jobs_for_each_slot_may_wait_to_be_remembered_and_no_more_than_the_window",
+        ),
+    ),
+    (
+        "shutdown grace",
+        Holds("tests/faults.rs", "a_worker_stops_even_if_nothing_can_be_settled"),
+    ),
     ("split", Edge(HERE, "splitting")),
-    ("unreadable parcels", No),
-    ("retention, statistics", No),
-    ("list", No),
+    (
+        "unreadable parcels",
+        Edge("broker/src/local/engine.rs", "the_newest_unreadable_parcels_are_kept"),
+    ),
+    ("unreadable, notes", No),
+    (
+        "unreadable, shown",
+        Edge("broker/src/view.rs", "a_queue_shows_its_newest_unreadable_messages"),
+    ),
+    (
+        "retention, statistics",
+        Edge("broker/src/local.rs", "numbers_of_a_day_are_kept"),
+    ),
+    (
+        "list",
+        Edge(
+            "broker/src/local/engine.rs",
+            "a_list_says_when_it_has_not_looked_at_everything",
+        ),
+    ),
+    (
+        "health connections",
+        Edge(
+            "worker/src/health/http/tests.rs",
+            "one_connection_more_than_there_may_be_ends_the_oldest",
+        ),
+    ),
+    (
+        "health connection",
+        Holds(
+            "worker/src/health/http/tests.rs",
+            "who_sends_slowly_is_cut_off_and_keeps_nobody_waiting",
+        ),
+    ),
+    (
+        "settings file",
+        Edge("cli/src/settings/tests.rs", "a_file_without_an_end_is_no_settings_file"),
+    ),
 ];
 
 fn document() -> String {
@@ -348,6 +439,32 @@ fn attempt_notes() {
         });
     }
     assert_eq!((entry.notes.len(), entry.notes[0].number), (limits::ATTEMPT_NOTES, 2));
+}
+
+#[test]
+fn waiters() {
+    let mailbox = |number: usize| Mailbox::from_bytes([u8::try_from(number).unwrap(); 16]);
+    let mut entry = Entry::accepted(&copy());
+    entry.waiters.clear();
+    for number in 1..=limits::WAITERS {
+        assert!(entry.listen(mailbox(number)));
+        assert!(!entry.listen(mailbox(number)), "it is known");
+    }
+    assert_eq!((entry.waiters.len(), entry.waiters[0]), (limits::WAITERS, mailbox(1)));
+    assert!(entry.listen(mailbox(limits::WAITERS + 1)));
+    assert_eq!((entry.waiters.len(), entry.waiters[0]), (limits::WAITERS, mailbox(2)));
+    entry.state = State::Dead;
+    assert!(!entry.listen(mailbox(1)), "it would never be told");
+}
+
+#[test]
+fn inline_values() {
+    let inline = |len| {
+        let (codec, bytes) = (Codec::Json, Bytes::from(vec![b'1'; len]));
+        Payload { codec, bytes }.is_inline()
+    };
+    assert!(inline(limits::INLINE_BYTES));
+    assert!(!inline(limits::INLINE_BYTES + 1));
 }
 
 #[test]

@@ -44,7 +44,7 @@ impl Default for Slots {
     fn default() -> Self {
         let cores = cores();
         Self {
-            asyncs: 100,
+            asyncs: limits::ASYNC_SLOTS,
             threads: cores,
             processes: cores,
         }
@@ -152,7 +152,7 @@ impl Worker {
             queues: vec!["default".into()],
             slots: Slots::default(),
             recycle: Recycle::default(),
-            grace: Duration::from_secs(30),
+            grace: limits::GRACE,
             block_limit: limits::BLOCK_LIMIT,
             health_at: None,
             registry: Registry::default(),
@@ -182,7 +182,7 @@ impl Worker {
         self
     }
 
-    /// How long running jobs may go on when the worker stops; 30 s by default.
+    /// How long running jobs may go on when the worker stops; [`limits::GRACE`] by default.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;

@@ -133,7 +133,7 @@ impl<'c> Engine<'c> {
                 children,
             } => {
                 let entry = self.entry(key, id)?;
-                let inline = result.bytes.len() <= limits::INLINE_BYTES;
+                let inline = result.is_inline();
                 let end = End::Succeeded(inline.then(|| result.clone()));
                 let (written, entry) = finish(entry, copy, *fence, end, *receipt, self.now);
                 if let Some(entry) = entry {
@@ -319,12 +319,7 @@ impl<'c> Engine<'c> {
                 let Some(mut found) = self.find(*id)? else {
                     return Ok(Acted::Unknown);
                 };
-                if !found.entry.state.is_ended() && !found.entry.waiters.contains(mailbox) {
-                    // Who is forgotten here reads again by itself, only later.
-                    let waiters = &mut found.entry.waiters;
-                    let surplus = (waiters.len() + 1).saturating_sub(limits::WAITERS);
-                    waiters.drain(..surplus);
-                    waiters.push(*mailbox);
+                if found.entry.listen(*mailbox) {
                     self.put_found(*id, found)?;
                 }
                 Ok(Acted::Done)
@@ -702,6 +697,58 @@ mod tests {
                 .expect("settled");
         }
         engine.finish().expect("written");
+    }
+
+    #[test]
+    fn the_newest_unreadable_parcels_are_kept() {
+        let connection = schema::in_memory().expect("a database");
+        let aside = || {
+            let mut engine = Engine::new(&connection, Timestamp::MIN_WIRE);
+            engine.set_aside("q", None, "no parcel", b"?").expect("set aside");
+        };
+        let rows = || {
+            let rows = connection.query_row("SELECT min(seq), max(seq) FROM unreadable", [], |row| {
+                Ok((row.get::<_, usize>(0)?, row.get::<_, usize>(1)?))
+            });
+            rows.expect("a read")
+        };
+        aside();
+        aside();
+        // As many as fit but for one have come between.
+        let newest = connection.execute("UPDATE unreadable SET seq = ? WHERE seq = 2", [limits::UNREADABLE - 1]);
+        newest.expect("moved");
+        aside();
+        assert_eq!(rows(), (1, limits::UNREADABLE));
+        aside();
+        assert_eq!(rows(), (limits::UNREADABLE - 1, limits::UNREADABLE + 1));
+    }
+
+    #[test]
+    fn a_list_says_when_it_has_not_looked_at_everything() {
+        let connection = schema::in_memory().expect("a database");
+        let rows = |from: usize, to: usize| {
+            let sql = "INSERT INTO ended (id, at, state, task, queue)
+                 WITH RECURSIVE n(n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM n WHERE n < ?2)
+                 SELECT zeroblob(16), n, 'succeeded', 'act', 'q' FROM n";
+            let count = connection.execute(sql, [from, to]).expect("written");
+            assert_eq!(count, to + 1 - from);
+        };
+        let looked = || {
+            let filter = JobFilter {
+                states: vec![State::Dead, State::Cancelled],
+                ..JobFilter::default()
+            };
+            let page = Engine::new(&connection, Timestamp::MIN_WIRE)
+                .list(&filter)
+                .expect("a list");
+            (page.looked_at, page.complete)
+        };
+        rows(1, limits::LIST_SCAN - 1);
+        assert_eq!(looked(), (limits::LIST_SCAN - 1, true));
+        rows(limits::LIST_SCAN, limits::LIST_SCAN);
+        assert_eq!(looked(), (limits::LIST_SCAN, false), "there may be more");
+        rows(limits::LIST_SCAN + 1, limits::LIST_SCAN + 1);
+        assert_eq!(looked(), (limits::LIST_SCAN, false));
     }
 
     #[test]

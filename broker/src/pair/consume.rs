@@ -18,8 +18,6 @@ use crate::error::Result;
 const AGAIN: Duration = Duration::from_secs(1);
 /// Bytes that are kept of a message that is longer than one may be: RabbitMQ would not get it from here.
 const KEPT: usize = 64 << 10;
-/// Notes of unreadable messages that are kept to be looked at.
-const NOTED: usize = 100;
 
 /// Starts to deliver, on the runtime of the caller.
 pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Result<Consumer> {
@@ -212,7 +210,12 @@ impl Pump {
     async fn note(&self, reason: &str, bytes: usize) {
         let (pair, queue) = (&self.pair, &self.subscription.queue);
         let note = rmp_serde::to_vec(&(pair.store.now(), queue, reason, bytes)).unwrap_or_default();
-        let effect = Effect::AppendCapped(Key::Unreadable, note.into(), limits::KEEP_OTHERS, NOTED);
+        let effect = Effect::AppendCapped(
+            Key::Unreadable,
+            note.into(),
+            limits::KEEP_OTHERS,
+            limits::UNREADABLE_NOTES,
+        );
         if let Err(error) = pair.effects(vec![effect]).await {
             tracing::debug!(%queue, %error, "an unreadable message is set aside, and not shown");
         }

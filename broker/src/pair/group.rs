@@ -412,11 +412,7 @@ impl Group {
         let Some((key, mut entry)) = self.find(id) else {
             return Acted::Unknown;
         };
-        if !entry.state.is_ended() && !entry.waiters.contains(&mailbox) {
-            // Who is forgotten here reads again by itself, only later.
-            let surplus = (entry.waiters.len() + 1).saturating_sub(limits::WAITERS);
-            entry.waiters.drain(..surplus);
-            entry.waiters.push(mailbox);
+        if entry.listen(mailbox) {
             let home = self.home(key).unwrap_or((unknown_queue(), Class::Normal));
             self.put(know, key, home, id, entry);
         }

@@ -306,7 +306,7 @@ fn first_change(settlement: &Settlement) -> Option<Change> {
         Verdict::Succeed {
             fence, result, receipt, ..
         } => {
-            let inline = result.bytes.len() <= limits::INLINE_BYTES;
+            let inline = result.is_inline();
             let big = (!inline).then(|| beside(&result));
             let end = End::Succeeded(inline.then_some(result));
             Change::End {

@@ -2,9 +2,9 @@
 //! away, may have missed their beats too: it judges nobody for one lease.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
 
 use millhand_proto::limits;
+use tokio::time::Instant;
 
 use super::store::Epoch;
 
@@ -45,5 +45,43 @@ impl Trust {
         state.connections = connections;
         let before = state.epoch.replace(epoch);
         before.is_some() && before != state.epoch
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::time::advance;
+
+    use super::*;
+
+    const TICK: Duration = Duration::from_millis(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_was_late_judges_nobody_for_a_lease() {
+        let trust = Trust::default();
+        let epoch = Epoch {
+            memory: bytes::Bytes::new(),
+            boot: bytes::Bytes::new(),
+        };
+        let beat = || trust.beat(1, epoch.clone());
+        beat();
+        advance(limits::BEAT * 2 - TICK).await;
+        assert!(trust.may_judge(1));
+        advance(TICK).await;
+        assert!(!trust.may_judge(1), "two beats are missing");
+        beat();
+        assert!(trust.may_judge(1), "it was not late");
+        advance(limits::BEAT * 2 + TICK).await;
+        beat();
+        for _ in 0..limits::LEASE.as_secs() {
+            assert!(!trust.may_judge(1));
+            advance(Duration::from_secs(1)).await;
+            beat();
+        }
+        assert!(!trust.may_judge(1));
+        advance(TICK).await;
+        assert!(trust.may_judge(1));
     }
 }

@@ -367,8 +367,8 @@ impl Pair {
         }
         for item in self.unreadable().await? {
             let view = views.values_mut().find(|view| view.name.as_str() == item.0);
-            if let Some(view) = view.filter(|view| view.unreadable.len() < 10) {
-                view.unreadable.push(item.1);
+            if let Some(view) = view {
+                view.add_unreadable(item.1);
             }
         }
         Ok(views.into_values().collect())

@@ -8,6 +8,7 @@ use futures_util::StreamExt;
 use lapin::options::ConfirmSelectOptions;
 use lapin::uri::AMQPUri;
 use lapin::{Channel, Connection, ConnectionProperties, ErrorKind, Event};
+use millhand_proto::limits;
 use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -27,8 +28,6 @@ pub(super) const ANSWER: Duration = Duration::from_secs(5);
 /// than that is a good one.
 pub(super) const FIRST_PAUSE: Duration = Duration::from_millis(50);
 pub(super) const LAST_PAUSE: Duration = Duration::from_secs(2);
-/// Seconds between heartbeats where the URL says nothing; a dead peer is noticed after two.
-const HEARTBEAT: u16 = 10;
 
 /// A connection that was made.
 pub(super) struct Wire {
@@ -170,11 +169,16 @@ impl std::fmt::Debug for Link {
     }
 }
 
+/// Seconds between heartbeats where the URL says nothing; a dead peer is noticed after two.
+fn heartbeat() -> u16 {
+    u16::try_from(limits::HEARTBEAT.as_secs()).unwrap_or(u16::MAX)
+}
+
 impl Link {
     /// Nothing is connected yet.
     pub(super) fn start(place: &str, name: &'static str, uri: &AMQPUri, tls: Option<&Tls>, io: &Io) -> Arc<Self> {
         let mut uri = uri.clone();
-        uri.query.heartbeat.get_or_insert(HEARTBEAT);
+        uri.query.heartbeat.get_or_insert(heartbeat());
         let link = Arc::new(Self {
             place: place.into(),
             name,
@@ -335,4 +339,20 @@ fn close(wire: Arc<Wire>) {
     tokio::spawn(async move {
         let _ = timeout(ANSWER, wire.connection.close(200, "OK".into())).await;
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_address_may_say_another_heartbeat() {
+        let io = Io::start("tests").unwrap();
+        let of = |url| {
+            let uri = crate::rabbitmq::parse(url).unwrap();
+            Link::start("nowhere", "tests", &uri, None, &io).uri.query.heartbeat
+        };
+        assert_eq!(of("amqp://nowhere").map(u64::from), Some(limits::HEARTBEAT.as_secs()));
+        assert_eq!(of("amqp://nowhere?heartbeat=3"), Some(3));
+    }
 }

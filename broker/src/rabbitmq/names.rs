@@ -21,8 +21,6 @@ const DELIVERIES: i64 = 100;
 /// The same beside the work queues. There is nowhere further to go, and RabbitMQ 4 drops after 20
 /// deliveries where nothing is said.
 const DELIVERIES_ASIDE: i64 = 1_000_000;
-/// Unreadable messages that are kept.
-const UNREADABLE: i64 = 10_000;
 
 /// The names of one namespace.
 #[derive(Clone, Debug)]
@@ -111,7 +109,8 @@ impl Names {
                 put(&mut arguments, "x-message-ttl", AMQPValue::LongLongInt(keep));
             }
             Side::Unreadable => {
-                put(&mut arguments, "x-max-length", AMQPValue::LongLongInt(UNREADABLE));
+                let most = i64::try_from(limits::UNREADABLE).unwrap_or(i64::MAX);
+                put(&mut arguments, "x-max-length", AMQPValue::LongLongInt(most));
                 put(&mut arguments, "x-overflow", text("drop-head"));
             }
         }
@@ -247,6 +246,14 @@ mod tests {
                 .map(|level| 1 << level);
             assert_eq!(waited.sum::<u64>(), delay);
         }
+    }
+
+    #[test]
+    fn unreadable_messages_are_bounded_by_their_queue() {
+        let arguments = Names::new("ns").side_arguments(Side::Unreadable);
+        let most = arguments.inner().get("x-max-length").cloned();
+        let kept = i64::try_from(limits::UNREADABLE).unwrap();
+        assert_eq!(most, Some(AMQPValue::LongLongInt(kept)));
     }
 
     #[test]

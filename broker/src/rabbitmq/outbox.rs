@@ -15,12 +15,8 @@ use super::topology::Thing;
 use crate::backend::Pushed;
 use crate::pair::queue::{Outgoing, Route};
 
-/// How long a message may take, from when it was handed in.
-pub(super) const LIMIT: Duration = Duration::from_secs(20);
 /// Messages of a window.
 const WINDOW: usize = 128;
-/// Bytes that wait to be published in this process.
-const ROOM: usize = 64 << 20;
 /// What a message takes beside its body.
 const OVERHEAD: usize = 256;
 /// How long the ladder carries what a full queue refused.
@@ -132,7 +128,7 @@ impl Outbox {
             came: Notify::new(),
             stuck: Mutex::default(),
             stuck_came: Notify::new(),
-            room: Arc::new(Semaphore::new(ROOM)),
+            room: Arc::new(Semaphore::new(limits::PUBLISH_BYTES)),
             link,
             trouble: Mutex::default(),
         })
@@ -140,7 +136,7 @@ impl Outbox {
 
     /// Hands messages in and waits for what becomes of each.
     pub(super) async fn publish(self: Arc<Self>, messages: Vec<Outgoing>) -> Vec<Pushed> {
-        let mut over = std::pin::pin!(sleep_until(Instant::now() + LIMIT));
+        let mut over = std::pin::pin!(sleep_until(Instant::now() + limits::PUBLISH));
         let mut pending = Vec::with_capacity(messages.len());
         for message in messages {
             let bytes = message.body.len();
@@ -151,7 +147,8 @@ impl Outbox {
             }
             let Some(room) = self.room(bytes, over.as_mut()).await else {
                 let why = self.why().unwrap_or_else(|| "RabbitMQ is too slow to take them".into());
-                pending.push(Err(format!("{} MiB wait to be published already: {why}", ROOM >> 20)));
+                let full = limits::PUBLISH_BYTES >> 20;
+                pending.push(Err(format!("{full} MiB wait to be published already: {why}")));
                 continue;
             };
             let (answer, answered) = oneshot::channel();
@@ -293,5 +290,56 @@ fn way(item: &Item) -> Thing {
         Route::Work(queue, class) => Thing::Work(queue.clone(), *class),
         Route::Later(_, _, wait, coarse) => Thing::Ladder(names::highest(names::seconds(*wait, *coarse))),
         Route::Side(side, _) => Thing::Side(*side),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use millhand_proto::{Class, QueueName};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::io::Io;
+
+    /// From which nobody takes anything.
+    fn outbox() -> Arc<Outbox> {
+        let uri = crate::rabbitmq::parse("amqp://nowhere").unwrap();
+        Outbox::new(Link::start(
+            "nowhere",
+            "tests",
+            &uri,
+            None,
+            &Io::start("tests").unwrap(),
+        ))
+    }
+
+    fn message(body: Bytes) -> Outgoing {
+        Outgoing::new(Route::Work(QueueName::default(), Class::Normal), body)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_not_published_in_time_is_refused() {
+        let began = Instant::now();
+        let mut answers = std::pin::pin!(outbox().publish(vec![message(Bytes::new())]));
+        let before = limits::PUBLISH.saturating_sub(Duration::from_millis(5));
+        assert!(timeout(before, &mut answers).await.is_err(), "it still waits");
+        assert!(matches!(answers.await[..], [Pushed::Rejected(_)]));
+        assert!(began.elapsed() < limits::PUBLISH + Duration::from_millis(5));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_more_than_may_wait_is_refused() {
+        let piece = Bytes::from(vec![0; (1 << 20) - OVERHEAD]);
+        let refused = async |more: usize| {
+            let mut bodies = vec![piece.clone(); limits::PUBLISH_BYTES / (1 << 20)];
+            bodies[0] = vec![0; piece.len() + more].into();
+            let answers = outbox().publish(bodies.into_iter().map(message).collect()).await;
+            let full =
+                |answer: &Pushed| matches!(answer, Pushed::Rejected(why) if why.contains("wait to be published"));
+            answers.iter().filter(|answer| full(answer)).count()
+        };
+        assert_eq!(refused(0).await, 0);
+        assert_eq!(refused(1).await, 1, "one byte more");
     }
 }

@@ -19,11 +19,12 @@ use futures_util::stream::FuturesUnordered;
 use lapin::options::BasicPublishOptions;
 use lapin::types::{AMQPValue, FieldTable};
 use lapin::{BasicProperties, Channel, Confirmation};
+use millhand_proto::limits;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use super::link::{FIRST_PAUSE, Wire};
 use super::names::{self, Names};
-use super::outbox::{Item, LIMIT, Outbox};
+use super::outbox::{Item, Outbox};
 use super::topology::Thing;
 use super::trouble::Trouble;
 use crate::clock::Clock;
@@ -276,7 +277,7 @@ async fn patiently<T>(wire: &Wire, sent: impl IntoIterator<Item = impl Future<Ou
             }
             () = sleep_until(look) => {
                 if wire.blocked.borrow().is_none() {
-                    if wire.unconfirmed_for() >= LIMIT {
+                    if wire.unconfirmed_for() >= limits::PUBLISH {
                         wire.give_up(UNCONFIRMED);
                     }
                     return outcomes;

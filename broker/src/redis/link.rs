@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use millhand_proto::Timestamp;
+use millhand_proto::{Timestamp, limits};
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::TcpSettings;
 use redis::{
@@ -28,8 +28,6 @@ use crate::url::Server;
 
 /// How long the making of a connection may take.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long an answer may take; a server that is slower is taken for gone.
-const ANSWER: Duration = Duration::from_millis(2500);
 /// The longest pause between two tries to connect while mailboxes are open.
 const PAUSE: Duration = Duration::from_secs(2);
 /// What marks the memory lives a year, renewed by every connection.
@@ -209,7 +207,7 @@ impl Link {
         let (pushes, pushed) = mpsc::unbounded_channel();
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT))
-            .set_response_timeout(Some(ANSWER))
+            .set_response_timeout(Some(limits::REDIS_ANSWER))
             .set_pipeline_buffer_size(1024)
             .set_write_backpressure_boundary(256 << 10)
             .set_push_sender(pushes);

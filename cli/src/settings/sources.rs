@@ -7,10 +7,10 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 
+use millhand_proto::limits;
+
 use super::SettingsError;
 
-/// A settings file that is longer is something else.
-const FILE_BYTES: u64 = 4 << 20;
 /// Variables that begin like settings and are none.
 const NOT_SETTINGS: [&str; 7] = [
     "MILLHAND_JOB_ID",
@@ -30,11 +30,13 @@ pub(super) fn read(path: &Path) -> Result<String, SettingsError> {
     }
     // A pipe or a device does not tell how long it is.
     let mut bytes = Vec::new();
-    file.take(FILE_BYTES + 1)
+    file.take(limits::SETTINGS_BYTES as u64 + 1)
         .read_to_end(&mut bytes)
         .map_err(|e| wrong(&e))?;
-    if bytes.len() as u64 > FILE_BYTES {
-        return Err(wrong(&"it is longer than 4 MiB and no settings file"));
+    // What is longer is something else.
+    if bytes.len() > limits::SETTINGS_BYTES {
+        let most = limits::SETTINGS_BYTES >> 20;
+        return Err(wrong(&format!("it is longer than {most} MiB and no settings file")));
     }
     let text = String::from_utf8(bytes).map_err(|_| wrong(&"it is no UTF-8 text"))?;
     Ok(text.strip_prefix('\u{feff}').unwrap_or(&text).to_owned())

@@ -89,7 +89,7 @@ fn a_file_without_an_end_is_no_settings_file() {
 
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("m.toml");
-    for (bytes, fits) in [(4 << 20, true), ((4 << 20) + 1, false)] {
+    for (bytes, fits) in [(limits::SETTINGS_BYTES, true), (limits::SETTINGS_BYTES + 1, false)] {
         std::fs::write(&path, "#".repeat(bytes)).unwrap();
         assert_eq!(of(path.to_str().unwrap()).is_ok(), fits, "{bytes} bytes");
     }

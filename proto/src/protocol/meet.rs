@@ -273,6 +273,10 @@ mod tests {
             other => panic!("{other:?}"),
         };
         assert_eq!(waits(1), limits::LEASE + Duration::from_secs(1));
-        assert_eq!(waits(20), Duration::from_secs(60));
+        assert_eq!(
+            waits(limits::LEASE.as_secs() - 1),
+            limits::LEASE + Duration::from_secs(1)
+        );
+        assert_eq!(waits(limits::LEASE.as_secs()), Duration::from_secs(60));
     }
 }

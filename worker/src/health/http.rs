@@ -12,17 +12,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
+use millhand_proto::limits;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 
 use super::{Board, Health};
 
-/// Connections at once. One more ends the oldest: who asks and reads is long gone by then, so that those who
-/// only hold a connection keep nobody out.
-const CONNECTIONS: usize = 64;
-/// How long one may last: a request and its answer fit into a packet each.
-const PATIENCE: Duration = Duration::from_secs(5);
 /// Bytes of a request's line and headers; less than this hyper does not take.
 const HEAD: usize = 8 << 10;
 /// The pause when no connection can be taken, as while files are scarce.
@@ -50,7 +46,9 @@ async fn serve(listener: TcpListener, health: Health) {
             }
         };
         connections.retain(|connection| !connection.is_finished());
-        if connections.len() >= CONNECTIONS
+        // Who asks and reads is long gone when so many others have come: those who only hold a connection keep
+        // nobody out.
+        if connections.len() >= limits::HEALTH_CONNECTIONS
             && let Some(oldest) = connections.pop_front()
         {
             oldest.abort();
@@ -66,7 +64,8 @@ async fn attend(stream: TcpStream, health: Health) {
         .keep_alive(false)
         .max_buf_size(HEAD)
         .serve_connection(TokioIo::new(stream), asked);
-    match timeout(PATIENCE, connection).await {
+    // A request and its answer fit into a packet each.
+    match timeout(limits::HEALTH_CONNECTION, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => tracing::debug!(%error, "a connection ended early"),
         Err(_) => tracing::debug!("a connection took too long"),

@@ -186,7 +186,7 @@ fn who_sends_slowly_is_cut_off_and_keeps_nobody_waiting() {
         worker.is_well();
         std::thread::sleep(Duration::from_millis(100));
     }
-    assert!(began.elapsed() > PATIENCE / 2, "{:?}", began.elapsed());
+    assert!(began.elapsed() > limits::HEALTH_CONNECTION / 2, "{:?}", began.elapsed());
     assert!(is_closed(&mut silent));
     let mut answer = String::new();
     let _ = half.read_to_string(&mut answer);
@@ -198,9 +198,9 @@ fn many_idle_connections_keep_nobody_out_and_most_are_ended_at_once() {
     let worker = answering();
     let mut idle: Vec<TcpStream> = Vec::new();
     // Their sockets on this side stay open, and a process may often have no more than 1,024 files.
-    for n in 0..4 * CONNECTIONS {
+    for n in 0..4 * limits::HEALTH_CONNECTIONS {
         idle.push(worker.connect());
-        if (n + 1) % CONNECTIONS == 0 {
+        if (n + 1) % limits::HEALTH_CONNECTIONS == 0 {
             let asked = Instant::now();
             worker.is_well();
             println!("beside {} idle connections: {:?}", n + 1, asked.elapsed());
@@ -213,5 +213,20 @@ fn many_idle_connections_keep_nobody_out_and_most_are_ended_at_once() {
         (!is_closed(stream)).then_some(())
     });
     let open = open.count();
-    assert!(open <= CONNECTIONS, "{open} of {} are open", idle.len());
+    assert!(open <= limits::HEALTH_CONNECTIONS, "{open} of {} are open", idle.len());
+}
+
+#[test]
+fn one_connection_more_than_there_may_be_ends_the_oldest() {
+    let ended = |others: usize| {
+        let worker = answering();
+        let mut oldest = worker.connect();
+        let _idle: Vec<TcpStream> = (0..others - 1).map(|_| worker.connect()).collect();
+        // All are taken when this one, the last, is answered.
+        worker.is_well();
+        let _ = oldest.write_all(b"GET /live HTTP/1.1\r\nHost: worker\r\n\r\n");
+        is_closed(&mut oldest)
+    };
+    assert!(!ended(limits::HEALTH_CONNECTIONS - 1));
+    assert!(ended(limits::HEALTH_CONNECTIONS));
 }
