@@ -164,23 +164,20 @@ async fn a_passing_fault_is_not_the_end_of_what_is_to_be_done() {
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_is_not_ready_before_its_first_beat_and_says_what_it_waits_for() {
-    let (backend, plan) = with_a_job(mpsc::unbounded_channel().0).await;
-    let mut health = plan.board.reader();
-    backend.plan(Door::Watch, Fault::RequestLost, 2);
-    let until = Until::Told(Box::pin(tokio::time::sleep(MINUTE)));
-    let worker = tokio::spawn(Dispatch::run(plan, until, CancellationToken::new()));
-    let says = async |health: &mut crate::Health, what: &str| {
-        while !health.now().not_ready.iter().any(|why| why.contains(what)) {
-            assert!(health.changed().await && !health.is_ready(), "{what}");
+    for (door, says) in [
+        (Door::Watch, "it has not started yet: "),
+        (Door::Beat, "no beat was answered yet: "),
+    ] {
+        let (backend, plan) = with_a_job(mpsc::unbounded_channel().0).await;
+        let mut health = plan.board.reader();
+        backend.plan(door, Fault::RequestLost, 100_000);
+        let until = Until::Told(Box::pin(tokio::time::sleep(MINUTE)));
+        let worker = tokio::spawn(Dispatch::run(plan, until, CancellationToken::new()));
+        while !health.now().not_ready.iter().any(|why| why.starts_with(says)) {
+            assert!(health.changed().await && !health.is_ready(), "{says}");
         }
-    };
-    says(&mut health, "it has not started yet: ").await;
-    backend.plan(Door::Beat, Fault::RequestLost, 2);
-    says(&mut health, "no beat was answered yet: ").await;
-    while !health.is_ready() {
-        assert!(health.changed().await);
+        worker.await.unwrap().unwrap();
     }
-    worker.await.unwrap().unwrap();
 }
 
 #[test]
