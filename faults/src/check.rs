@@ -45,17 +45,19 @@ struct Job {
     found: Vec<(String, Option<u64>)>,
 }
 
+/// An attempt whose handler has ended is still under way for a while: its end is not written. In milliseconds.
+const UNSETTLED: u64 = 1000;
+
 impl Job {
-    /// Whether an attempt of this process had begun then and was not over.
-    fn ran_at(&self, pid: u64, at: u64) -> bool {
+    /// Whether an attempt of this process had begun then, and was not over for longer than `since`.
+    fn ran_at(&self, pid: u64, at: u64, since: u64) -> bool {
         let begun = self.starts.iter().filter(|start| start.0 == pid && start.2 <= at);
-        let begun = begun.map(|start| start.2).max();
-        let over = |begun| {
-            self.words
-                .iter()
-                .any(|(of, word)| *of == pid && (begun..=at).contains(word))
+        let Some(begun) = begun.map(|start| start.2).max() else {
+            return false;
         };
-        begun.is_some_and(|begun| !over(begun))
+        let before = at.saturating_sub(since);
+        let over = |(of, word): &(u64, u64)| *of == pid && (begun..=before).contains(word);
+        !self.words.iter().any(over)
     }
 }
 
@@ -65,9 +67,9 @@ struct Done {
     /// Processes that were killed.
     kills: Vec<(u64, u64)>,
     /// Processes that stood still.
-    freezes: Vec<u64>,
+    freezes: Vec<(u64, u64)>,
     /// Processes that gave back what they had begun.
-    interrupts: Vec<u64>,
+    interrupts: Vec<(u64, u64)>,
     /// Times at which a store forgot.
     flushes: Vec<u64>,
     /// Times of all harm, and of the end of each.
@@ -124,8 +126,8 @@ impl Done {
             let (at, pid) = (number(&line, "at"), number(&line, "pid"));
             match text(&line, "what") {
                 "kill" => done.kills.push((pid, at)),
-                "freeze" => done.freezes.push(pid),
-                "interrupt" => done.interrupts.push(pid),
+                "freeze" => done.freezes.push((pid, at)),
+                "interrupt" => done.interrupts.push((pid, at)),
                 "flush" => done.flushes.push(at),
                 "heal" => done.heals.push(at),
                 "secret" => done.secrets.push(text(&line, "text").to_owned()),
@@ -142,10 +144,9 @@ impl Done {
         Ok(done)
     }
 
-    /// The processes that explain one more start of a job that they had begun.
-    fn harmed(&self) -> impl Iterator<Item = u64> + '_ {
-        let killed = self.kills.iter().map(|(pid, _)| *pid);
-        killed.chain(self.freezes.iter().chain(&self.interrupts).copied())
+    /// The processes that explain one more start of a job that they had begun, and when they were harmed.
+    fn harmed(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.kills.iter().chain(&self.freezes).chain(&self.interrupts).copied()
     }
 
     /// What a process holds more than it may; it may hold a tenth more, and a little.
@@ -341,8 +342,11 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
         dead += usize::from(states.contains("dead"));
         let harmed: Vec<u64> = done
             .harmed()
+            .map(|(pid, _)| pid)
             .filter(|pid| job.starts.iter().any(|start| start.0 == *pid))
             .collect();
+        let hits = |&(pid, at): &(u64, u64)| job.ran_at(pid, at, UNSETTLED);
+        hit.extend(done.harmed().filter(hits).map(|(pid, _)| pid));
         extra += job.starts.len().saturating_sub(starts);
         twice += usize::from(job.starts.len() > starts);
         // An end of one that was killed may never have been told to anybody.
@@ -359,8 +363,7 @@ pub(crate) fn check(folder: &Path) -> io::Result<Value> {
             say(format!("I5: attempt {attempt}"));
         }
         for (pid, at) in &done.kills {
-            if job.ran_at(*pid, *at) {
-                hit.insert(*pid);
+            if job.ran_at(*pid, *at, 0) {
                 let later = job.starts.iter().filter(|start| start.2 > *at);
                 again = again.max(later.map(|start| start.2 - at).min());
             }

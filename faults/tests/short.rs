@@ -183,6 +183,7 @@ fn the_checker_sees_what_is_wrong_and_nothing_else() {
 
 #[test]
 fn a_kill_hits_what_runs_at_that_moment_and_the_next_start_is_timed_from_it() {
+    let at = 10_000;
     let judge = |ran: &[(&str, u64, u64)]| {
         let folder = tempfile::tempdir().unwrap();
         let write = |name: &str, lines: &[Value]| {
@@ -193,26 +194,26 @@ fn a_kill_hits_what_runs_at_that_moment_and_the_next_start_is_timed_from_it() {
         write("produced.jsonl", &produced);
         let line = |(what, pid, at): &(&str, u64, u64)| json!({"what": what, "id": "a", "pid": pid, "at": at});
         write("ran.jsonl", &ran.iter().map(line).collect::<Vec<_>>());
-        write("done.jsonl", &[json!({"what": "kill", "pid": 7, "at": 100})]);
+        write("done.jsonl", &[json!({"what": "kill", "pid": 7, "at": at})]);
         let (_, lines, errors) = faults(&["check", folder.path().to_str().unwrap()]);
         assert_eq!(lines.len(), 1, "{errors}");
         ["kills_that_hit_running_jobs", "t_run_again"].map(|name| lines[0][name].as_u64())
     };
-    let again = ("start", 8, 130);
-    assert_eq!(judge(&[("start", 7, 90), again]), [Some(1), Some(30)]);
+    let again = ("start", 8, at + 30);
+    assert_eq!(judge(&[("start", 7, 9000), again]), [Some(1), Some(30)]);
+    let twice = [("start", 7, 5000), ("failed", 7, 6000), ("start", 7, 9000), again];
+    assert_eq!(judge(&twice), [Some(1), Some(30)]);
     assert_eq!(
-        judge(&[("start", 7, 50), ("failed", 7, 60), ("start", 7, 90), again]),
-        [Some(1), Some(30)]
-    );
-    assert_eq!(
-        judge(&[("start", 7, 50), ("failed", 7, 60), again]),
+        judge(&[twice[0], twice[1], again]),
         [Some(0), None],
         "it waits for its retry"
     );
+    let settles = [("start", 7, 5000), ("end", 7, at - 10), again];
+    assert_eq!(judge(&settles), [Some(1), None], "its end may not be written");
     assert_eq!(
-        judge(&[("start", 6, 50), again]),
+        judge(&[("start", 6, 5000), again]),
         [Some(0), None],
         "another process ran it"
     );
-    assert_eq!(judge(&[("start", 7, 90)]), [Some(1), None]);
+    assert_eq!(judge(&[("start", 7, 9000)]), [Some(1), None]);
 }

@@ -175,8 +175,14 @@ impl Reader {
                         return;
                     }
                     None => {
-                        tracing::warn!(queue = %self.subscription.queue, %error, "no deliveries for now");
-                        self.trouble.send_replace(Some(error.to_string()));
+                        let (queue, why) = (&self.subscription.queue, error.to_string());
+                        // It is tried again every other second: said when it is another reason.
+                        if self.trouble.borrow().as_ref() == Some(&why) {
+                            tracing::debug!(%queue, %error, "no deliveries for now");
+                        } else {
+                            tracing::warn!(%queue, %error, "no deliveries for now");
+                        }
+                        self.trouble.send_replace(Some(why));
                     }
                 },
             }

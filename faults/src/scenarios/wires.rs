@@ -86,7 +86,7 @@ fn harmed(frame: Frame, word: &str, deed: Deed, options: Options) -> Run {
     let times = match (deed, frame) {
         // Such a silence lasts until its heartbeats are missed, and the other worker runs all jobs meanwhile.
         (Deed::Silence, Frame::Deliver | Frame::Ack) => 1,
-        _ => options.pick(2, 6),
+        _ => options.pick(2, 4),
     };
     let plan = format!("{deed:?} at {times} × {word}");
     Run::new(Where::Fleet, plan, move |scene| harm(scene, frame, deed, times)).jobs(300)

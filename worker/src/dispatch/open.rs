@@ -171,11 +171,17 @@ impl Dispatch {
         F: Future<Output = Result<T, Error>>,
     {
         let mut wait = Duration::from_millis(100);
+        let mut said = String::new();
         loop {
             match ask().await {
                 Err(error @ Error::Unreachable { .. }) => {
-                    tracing::warn!(%error, "the worker waits for its servers");
-                    self.board.waits(&error.to_string());
+                    let why = error.to_string();
+                    // Once for each reason, though it is asked every other second.
+                    if said != why {
+                        tracing::warn!(%error, "the worker waits for its servers");
+                    }
+                    self.board.waits(&why);
+                    said = why;
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(Duration::from_secs(2));
                 }
