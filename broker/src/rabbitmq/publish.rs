@@ -158,8 +158,10 @@ impl Publisher {
             .flatten()
             .any(|o| matches!(o, Ok(Confirmation::Ack(Some(_)) | Confirmation::Nack(Some(_)))));
         let stuck = outcomes.iter().any(Option::is_none);
-        if let Some(way) = &self.way {
-            self.outbox.went(way.clone(), !stuck);
+        // Nothing is learnt of a way that nobody wanted to go any more, or that went with its connection.
+        let confirmed = !outcomes.is_empty() && outcomes.iter().all(|outcome| matches!(outcome, Some(Ok(_))));
+        if let Some(way) = self.way.as_ref().filter(|_| stuck || confirmed) {
+            self.outbox.went(way.clone(), confirmed);
         }
         let mut trouble = None;
         for (item, outcome) in window.into_iter().zip(outcomes) {
