@@ -187,7 +187,9 @@ mod tests {
             let (whole, spent) = spinner.join().unwrap();
             let off = spent.own.saturating_sub(spent.cpu);
             println!("{whole:?}: {spent:?}");
-            assert!(off < Duration::from_millis(20), "{spent:?} of {whole:?}");
+            // What a hypervisor takes is nobody's: on a busy host some of what the others got looks like it.
+            let others = whole.saturating_sub(spent.cpu);
+            assert!(off < (others / 3).max(Duration::from_millis(20)), "{spent:?} of {whole:?}");
         }
     }
 }
