@@ -217,7 +217,10 @@ const TESTED: &[(&str, Tested)] = &[
     ("split", Edge(HERE, "splitting")),
     (
         "unreadable parcels",
-        Edge("broker/src/local/engine.rs", "the_newest_unreadable_parcels_are_kept"),
+        Edge(
+            "broker/src/local/engine/tests.rs",
+            "the_newest_unreadable_parcels_are_kept",
+        ),
     ),
     ("unreadable, notes", No),
     (
@@ -231,7 +234,7 @@ const TESTED: &[(&str, Tested)] = &[
     (
         "list",
         Edge(
-            "broker/src/local/engine.rs",
+            "broker/src/local/engine/tests.rs",
             "a_list_says_when_it_has_not_looked_at_everything",
         ),
     ),
