@@ -532,15 +532,11 @@ fn parking() {
 fn busy_and_deadlines() {
     let copy = copy();
     let meets = |entry, hard_limit, after: Duration, token| {
+        let worker = WorkerId::from_bytes([u8::try_from(token).unwrap(); 16]);
         let with = Situation {
-            worker: WorkerId::from_bytes([u8::try_from(token).unwrap(); 16]),
             owner_alive: true,
-            running_here: false,
-            suspect_here: false,
-            not_understood: None,
             hard_limit,
-            token,
-            now: now().plus(after),
+            ..Situation::new(worker, token, now().plus(after))
         };
         meet(entry, &copy, &with)
     };

@@ -66,16 +66,7 @@ pub(super) async fn nothing_comes(consumer: &mut Consumer) {
 }
 
 pub(super) fn situation(worker: WorkerId, token: u64) -> Situation {
-    Situation {
-        worker,
-        owner_alive: false,
-        running_here: false,
-        suspect_here: false,
-        not_understood: None,
-        hard_limit: None,
-        token,
-        now: Timestamp::default(),
-    }
+    Situation::new(worker, token, Timestamp::default())
 }
 
 pub(super) async fn meet(backend: &Arc<dyn Backend>, delivery: &Delivery, situation: Situation) -> Meeting {

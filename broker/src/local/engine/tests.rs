@@ -26,16 +26,7 @@ fn end(connection: &rusqlite::Connection, copy: &JobCopy, now: Timestamp, cancel
     } else {
         let claim = Claim {
             copy: copy.clone(),
-            situation: Situation {
-                worker: Mailbox::from_random([1; 16]),
-                owner_alive: false,
-                running_here: false,
-                suspect_here: false,
-                not_understood: None,
-                hard_limit: None,
-                token: 1,
-                now,
-            },
+            situation: Situation::new(Mailbox::from_random([1; 16]), 1, now),
         };
         let Meeting::Run { fence, .. } = engine.claim(&claim, &|_| false).expect("claimed") else {
             panic!("leave to run was expected")
