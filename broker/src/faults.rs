@@ -1,7 +1,7 @@
 //! A back end that fails when it is told to: for tests of everything above the door.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use millhand_proto::protocol::Meeting;
 use millhand_proto::{AttemptLog, JobId, Mailbox, Parcel, QueueName, Tally, Timestamp, WorkerId};
@@ -12,6 +12,7 @@ use crate::backend::{
     Pushed, Rebuilt, Settled, Settlement, Subscription,
 };
 use crate::error::{Error, Result};
+use crate::lock::lock;
 use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView};
 
 /// A call that can be made to fail.
@@ -87,7 +88,7 @@ impl Faulty {
     }
 
     fn planned(&self) -> MutexGuard<'_, VecDeque<(Door, Fault)>> {
-        self.planned.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.planned)
     }
 
     fn next(&self, door: Door) -> Option<Fault> {
@@ -134,7 +135,7 @@ impl Backend for Faulty {
             return self.inner.consume(subscription);
         }
         let (silent, deliveries) = mpsc::channel(1);
-        self.silent.lock().unwrap_or_else(PoisonError::into_inner).push(silent);
+        lock(&self.silent).push(silent);
         let flow = watch::Sender::new(Flow::Open(subscription.prefetch));
         let trouble = watch::channel(None).1;
         Box::pin(std::future::ready(Ok(Consumer {

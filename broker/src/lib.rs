@@ -19,6 +19,7 @@ pub mod fuzz;
 mod golden;
 mod io;
 mod local;
+mod lock;
 pub mod memory;
 mod pair;
 mod rabbitmq;

@@ -12,7 +12,7 @@ mod tables;
 use std::collections::{HashMap, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
 use millhand_proto::protocol::Meeting;
@@ -32,6 +32,7 @@ use crate::backend::{
 use crate::clock::Clock;
 use crate::crash;
 use crate::error::{Error, Result};
+use crate::lock::lock;
 use crate::view::{JobFilter, JobPage, JobView, QueueView, WorkerBeat, WorkerView, oldest_minute};
 
 /// How often the locks of others are tried.
@@ -56,10 +57,6 @@ pub(crate) struct Local {
     /// Tokens of the numbers that this process added last. A commit that failed added nothing, so that
     /// only who asked here can ask again for what was added.
     tallied: Mutex<VecDeque<u64>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Local {

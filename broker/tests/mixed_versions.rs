@@ -178,14 +178,8 @@ async fn meet(backend: &Arc<dyn Backend>, delivery: &Delivery) -> Vec<Meeting> {
     let claims = (1..).zip(delivery.parcel.jobs()).map(|(token, copy)| Claim {
         copy: copy.clone(),
         situation: Situation {
-            worker: worker(),
-            owner_alive: false,
-            running_here: false,
-            suspect_here: false,
             not_understood: copy.not_understood().next().map(str::to_owned),
-            hard_limit: None,
-            token,
-            now: Timestamp::default(),
+            ..Situation::new(worker(), token, Timestamp::default())
         },
     });
     backend.claim(claims.collect()).await.unwrap()

@@ -132,16 +132,7 @@ async fn two_processes_share_a_file_and_wake_each_other() {
         .unwrap();
     let claim = millhand_broker::Claim {
         copy: delivery.parcel.jobs()[0].clone(),
-        situation: millhand_proto::protocol::Situation {
-            worker: other,
-            owner_alive: false,
-            running_here: false,
-            suspect_here: false,
-            not_understood: None,
-            hard_limit: None,
-            token: 1,
-            now: Timestamp::default(),
-        },
+        situation: millhand_proto::protocol::Situation::new(other, 1, Timestamp::default()),
     };
     let Some(millhand_proto::protocol::Meeting::Run { fence, .. }) = there.claim(vec![claim]).await.unwrap().pop()
     else {

@@ -217,7 +217,10 @@ const TESTED: &[(&str, Tested)] = &[
     ("split", Edge(HERE, "splitting")),
     (
         "unreadable parcels",
-        Edge("broker/src/local/engine.rs", "the_newest_unreadable_parcels_are_kept"),
+        Edge(
+            "broker/src/local/engine/tests.rs",
+            "the_newest_unreadable_parcels_are_kept",
+        ),
     ),
     ("unreadable, notes", No),
     (
@@ -231,7 +234,7 @@ const TESTED: &[(&str, Tested)] = &[
     (
         "list",
         Edge(
-            "broker/src/local/engine.rs",
+            "broker/src/local/engine/tests.rs",
             "a_list_says_when_it_has_not_looked_at_everything",
         ),
     ),
@@ -529,15 +532,11 @@ fn parking() {
 fn busy_and_deadlines() {
     let copy = copy();
     let meets = |entry, hard_limit, after: Duration, token| {
+        let worker = WorkerId::from_bytes([u8::try_from(token).unwrap(); 16]);
         let with = Situation {
-            worker: WorkerId::from_bytes([u8::try_from(token).unwrap(); 16]),
             owner_alive: true,
-            running_here: false,
-            suspect_here: false,
-            not_understood: None,
             hard_limit,
-            token,
-            now: now().plus(after),
+            ..Situation::new(worker, token, now().plus(after))
         };
         meet(entry, &copy, &with)
     };

@@ -406,16 +406,7 @@ mod tests {
         let (task, at) = (TaskName::new("act").unwrap(), Timestamp::MIN_WIRE);
         Claim {
             copy: JobCopy::first(Core::new(id, task, QueueName::default(), at)),
-            situation: Situation {
-                worker: WorkerId::from_bytes([1; 16]),
-                owner_alive: false,
-                running_here: false,
-                suspect_here: false,
-                not_understood: None,
-                hard_limit: None,
-                token: 1,
-                now: at,
-            },
+            situation: Situation::new(WorkerId::from_bytes([1; 16]), 1, at),
         }
     }
 

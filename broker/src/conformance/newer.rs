@@ -6,7 +6,7 @@ use std::time::Duration;
 use millhand_proto::protocol::{Meeting, Situation};
 use millhand_proto::{JobCopy, JobId, Leaving, Parcel, State, Timestamp};
 
-use super::{
+use super::steps::{
     act, consume, id, leave, meet, next, pass, push_parcel, run, seen, settle, situation, state, succeed, worker,
 };
 use crate::backend::{Act, Acted, Backend, Consumer, Delivery, Release, Settled, Verdict};

@@ -1,10 +1,12 @@
 //! The protocol on tables: every call here is a part of one transaction, so that a job's record
 //! and its copies change together and `leaving` is never seen from outside.
 
+mod act;
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
-use millhand_proto::protocol::{
-    Cancel, End, Meeting, Written, adopt, cancel, confirm, finish, give_back, leave, meet, retry,
-};
+use millhand_proto::protocol::{Cancel, End, Meeting, Written, adopt, cancel, confirm, finish, give_back, leave, meet};
 use millhand_proto::{
     AttemptLog, Class, Entry, JobCopy, JobId, Leaving, Mailbox, Parcel, Payload, QueueName, RecordKey, State,
     Timestamp, WorkerId, limits,
@@ -12,7 +14,7 @@ use millhand_proto::{
 
 use super::records::Records;
 use super::tables::{CopyRow, NewCopy, Sql, Tables, copy_in};
-use crate::backend::{Act, Acted, Claim, Pushed, Settled, Verdict};
+use crate::backend::{Claim, Pushed, Settled, Verdict};
 use crate::view::{JobFilter, JobPage, JobView};
 
 /// What others must be told after the commit.
@@ -309,127 +311,6 @@ impl<'c> Engine<'c> {
         self.put((found.key, found.queue, found.class), id, found.entry)
     }
 
-    pub(super) fn act(&mut self, act: &Act) -> Sql<Acted> {
-        match act {
-            Act::Cancel(id) => self.cancel(*id, "cancelled"),
-            Act::Retry(id) => self.retry(*id),
-            Act::RunNow(id) => self.run_now(*id),
-            Act::Drop(id) => self.forget(*id),
-            Act::Listen(id, mailbox) => {
-                let Some(mut found) = self.find(*id)? else {
-                    return Ok(Acted::Unknown);
-                };
-                if found.entry.listen(*mailbox) {
-                    self.put_found(*id, found)?;
-                }
-                Ok(Acted::Done)
-            }
-        }
-    }
-
-    fn cancel(&mut self, id: JobId, reason: &str) -> Sql<Acted> {
-        let Some(found) = self.find(id)? else {
-            return Ok(Acted::Unknown);
-        };
-        let (answer, entry) = cancel(found.entry.clone(), reason, self.now);
-        if let Some(entry) = entry {
-            self.put_found(id, Found { entry, ..found })?;
-        }
-        match answer {
-            Cancel::Ended(State::Cancelled) => Ok(Acted::Done),
-            Cancel::Ended(state) => Ok(Acted::Refused(format!("it is {state} already"))),
-            Cancel::Asked(owner) => {
-                self.effects.cancels.push((id, owner));
-                Ok(Acted::Asked)
-            }
-            Cancel::Cancelled => {
-                // Its copy would be dropped when it is met; a far one may outlive the record.
-                for (row, _) in self.copies(id)? {
-                    if !row.held
-                        && Parcel::decode(&row.body)
-                            .is_ok_and(|o| o.bad.is_empty() && o.parcel.is_some_and(|p| p.jobs().len() == 1))
-                    {
-                        self.tables.delete(row.seq)?;
-                    }
-                }
-                Ok(Acted::Done)
-            }
-        }
-    }
-
-    fn retry(&mut self, id: JobId) -> Sql<Acted> {
-        let Some(found) = self.find(id)? else {
-            return Ok(Acted::Unknown);
-        };
-        let kept = self.tables.value("b", id)?;
-        let copy = kept.and_then(|body| {
-            Parcel::decode(&body.into())
-                .ok()?
-                .parcel?
-                .into_jobs()
-                .into_iter()
-                .next()
-        });
-        let Some(copy) = copy else {
-            return Ok(Acted::Refused(if found.entry.state == State::Dead {
-                "its arguments are no longer kept".into()
-            } else {
-                format!("it is {}; only dead jobs can be retried", found.entry.state)
-            }));
-        };
-        match retry(&found.entry, &copy, self.now) {
-            Err(refused) => Ok(Acted::Refused(refused.to_string())),
-            Ok((next, entry, own)) => {
-                self.publish(next)?;
-                let (queue, class) = (found.queue.clone(), found.class);
-                self.put_found(id, Found { entry, ..found })?;
-                if let Some(own) = own {
-                    self.put((RecordKey::Own(id), queue, class), id, own)?;
-                }
-                self.tables.delete_values(id)?;
-                Ok(Acted::Done)
-            }
-        }
-    }
-
-    /// Publishes a copy of the same hand that is due now: whichever comes first runs, the other is
-    /// dropped.
-    fn run_now(&mut self, id: JobId) -> Sql<Acted> {
-        let Some(view) = self.view(id)? else {
-            return Ok(Acted::Unknown);
-        };
-        let waiting = self
-            .copies(id)?
-            .into_iter()
-            .map(|(_, copy)| copy)
-            .max_by_key(|copy| copy.hop.hand);
-        match (view.entry.state, waiting) {
-            (State::Scheduled, Some(mut copy)) => {
-                copy.hop.due = Some(self.now);
-                self.publish(copy)?;
-                Ok(Acted::Done)
-            }
-            (state, _) => Ok(Acted::Refused(format!(
-                "it is {state}; only scheduled jobs can be run now"
-            ))),
-        }
-    }
-
-    fn forget(&mut self, id: JobId) -> Sql<Acted> {
-        let Some(found) = self.find(id)? else {
-            return Ok(Acted::Unknown);
-        };
-        if !found.entry.state.is_ended() {
-            return Ok(Acted::Refused(format!("it is {}; cancel it first", found.entry.state)));
-        }
-        for key in [id.record_at(0), RecordKey::Own(id)] {
-            self.records.forget(&self.tables, key, id)?;
-        }
-        self.tables.delete_values(id)?;
-        self.tables.delete_log(id)?;
-        Ok(Acted::Done)
-    }
-
     /// Cancels what waits in the queue and is due.
     /// Answers how many jobs, and whether there may be more.
     pub(super) fn purge(&mut self, queue: &QueueName, most: usize) -> Sql<(usize, bool)> {
@@ -642,149 +523,5 @@ fn settled(written: Written) -> Settled {
     match written {
         Written::Applied | Written::Already => Settled::Done,
         Written::Stale => Settled::Stale,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use millhand_proto::protocol::Situation;
-    use millhand_proto::{Core, Receipt, TaskName};
-
-    use super::*;
-    use crate::local::schema;
-
-    const DAY: Duration = Duration::from_secs(86_400);
-
-    fn copy(n: u64) -> JobCopy {
-        let id = JobId::minted(Timestamp::MIN_WIRE, n.wrapping_mul(0x9e37_79b9_7f4a_7c15), 0);
-        let task = TaskName::new("act").expect("a name");
-        JobCopy::first(Core::new(id, task, QueueName::default(), Timestamp::MIN_WIRE))
-    }
-
-    /// Runs a job to its success or cancels it.
-    fn end(connection: &rusqlite::Connection, copy: &JobCopy, now: Timestamp, cancelled: bool) {
-        let mut engine = Engine::new(connection, now);
-        if cancelled {
-            engine.publish(copy.clone()).expect("published");
-            engine.act(&Act::Cancel(copy.id())).expect("cancelled");
-        } else {
-            let claim = Claim {
-                copy: copy.clone(),
-                situation: Situation {
-                    worker: Mailbox::from_random([1; 16]),
-                    owner_alive: false,
-                    running_here: false,
-                    suspect_here: false,
-                    not_understood: None,
-                    hard_limit: None,
-                    token: 1,
-                    now,
-                },
-            };
-            let Meeting::Run { fence, .. } = engine.claim(&claim, &|_| false).expect("claimed") else {
-                panic!("leave to run was expected")
-            };
-            let verdict = Verdict::Succeed {
-                fence,
-                result: Payload::encode("done").expect("text"),
-                receipt: Receipt::default(),
-                children: Vec::new(),
-            };
-            engine
-                .settle(copy, &verdict, Some(&AttemptLog::default().encode().into()))
-                .expect("settled");
-        }
-        engine.finish().expect("written");
-    }
-
-    #[test]
-    fn the_newest_unreadable_parcels_are_kept() {
-        let connection = schema::in_memory().expect("a database");
-        let aside = || {
-            let mut engine = Engine::new(&connection, Timestamp::MIN_WIRE);
-            engine.set_aside("q", None, "no parcel", b"?").expect("set aside");
-        };
-        let rows = || {
-            let rows = connection.query_row("SELECT min(seq), max(seq) FROM unreadable", [], |row| {
-                Ok((row.get::<_, usize>(0)?, row.get::<_, usize>(1)?))
-            });
-            rows.expect("a read")
-        };
-        aside();
-        aside();
-        // As many as fit but for one have come between.
-        let newest = connection.execute("UPDATE unreadable SET seq = ? WHERE seq = 2", [limits::UNREADABLE - 1]);
-        newest.expect("moved");
-        aside();
-        assert_eq!(rows(), (1, limits::UNREADABLE));
-        aside();
-        assert_eq!(rows(), (limits::UNREADABLE - 1, limits::UNREADABLE + 1));
-    }
-
-    #[test]
-    fn a_list_says_when_it_has_not_looked_at_everything() {
-        let connection = schema::in_memory().expect("a database");
-        let rows = |from: usize, to: usize| {
-            let sql = "INSERT INTO ended (id, at, state, task, queue)
-                 WITH RECURSIVE n(n) AS (SELECT ?1 UNION ALL SELECT n + 1 FROM n WHERE n < ?2)
-                 SELECT zeroblob(16), n, 'succeeded', 'act', 'q' FROM n";
-            let count = connection.execute(sql, [from, to]).expect("written");
-            assert_eq!(count, to + 1 - from);
-        };
-        let looked = || {
-            let filter = JobFilter {
-                states: vec![State::Dead, State::Cancelled],
-                ..JobFilter::default()
-            };
-            let page = Engine::new(&connection, Timestamp::MIN_WIRE)
-                .list(&filter)
-                .expect("a list");
-            (page.looked_at, page.complete)
-        };
-        rows(1, limits::LIST_SCAN - 1);
-        assert_eq!(looked(), (limits::LIST_SCAN - 1, true));
-        rows(limits::LIST_SCAN, limits::LIST_SCAN);
-        assert_eq!(looked(), (limits::LIST_SCAN, false), "there may be more");
-        rows(limits::LIST_SCAN + 1, limits::LIST_SCAN + 1);
-        assert_eq!(looked(), (limits::LIST_SCAN, false));
-    }
-
-    #[test]
-    fn what_is_old_is_forgotten_unless_a_copy_may_still_come() {
-        let connection = schema::in_memory().expect("a database");
-        let start = Timestamp::MIN_WIRE;
-        // What is kept longer lies before what is not.
-        for n in 0..10 {
-            end(&connection, &copy(n), start, true);
-        }
-        let (done, copied) = (copy(100), copy(101));
-        end(&connection, &done, start, false);
-        end(&connection, &copied, start, false);
-        let mut engine = Engine::new(&connection, start);
-        engine.publish(copied.clone()).expect("published");
-        engine.finish().expect("written");
-
-        let known = |after: Duration| {
-            let mut engine = Engine::new(&connection, start.plus(after));
-            engine.sweep(4).expect("swept");
-            engine.finish().expect("written");
-            let engine = Engine::new(&connection, start.plus(after));
-            [copy(0).id(), done.id(), copied.id()].map(|id| {
-                let view = engine.view(id).expect("a read");
-                view.map(|v| v.entry.state)
-            })
-        };
-        let (cancelled, succeeded) = (Some(State::Cancelled), Some(State::Succeeded));
-        assert_eq!(known(DAY / 2), [cancelled, succeeded, succeeded]);
-        let logs = || {
-            let engine = Engine::new(&connection, start);
-            [done.id(), copied.id()].map(|id| engine.log(id).expect("a read").is_some())
-        };
-        assert_eq!(logs(), [true, true]);
-        assert_eq!(known(DAY * 2), [cancelled, None, succeeded]);
-        assert_eq!(logs(), [false, true]);
-        assert_eq!(known(DAY * 8), [None, None, succeeded]);
     }
 }

@@ -9,12 +9,13 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
 use millhand_proto::{JobId, Mailbox};
 use tokio::sync::{Notify, mpsc};
 
 use crate::backend::Mail;
+use crate::lock::lock;
 
 /// Bytes of one message: its kind and an id.
 const FRAME: usize = 17;
@@ -30,10 +31,6 @@ pub(super) struct Switchboard {
     /// Told when parcels may have come into the queue.
     pub(super) work: Notify,
     dir: Option<PathBuf>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn encode(mail: Mail) -> [u8; FRAME] {

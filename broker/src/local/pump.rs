@@ -1,7 +1,7 @@
 //! Deliveries: from the queue into a worker's hands, and which are there.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -14,6 +14,7 @@ use super::tables::CopyRow;
 use crate::backend::{Consumer, Delivery, DeliveryId, Flow, Settlement, Subscription};
 use crate::crash;
 use crate::error::{Error, Result};
+use crate::lock::lock;
 
 /// The longest that a pump looks away: a wake-up may get lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -43,10 +44,6 @@ struct Counts {
 pub(super) struct Ledger {
     held: Mutex<HashMap<DeliveryId, Held>>,
     workers: Mutex<HashSet<WorkerId>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Ledger {

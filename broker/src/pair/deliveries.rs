@@ -1,13 +1,14 @@
 //! What this process has in its hands: deliveries until each of their jobs is settled, and runs.
 
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 
 use millhand_proto::{JobCopy, JobId, Parcel, QueueName, Record, RecordKey, Timestamp, WorkerId};
 
 use super::queue::Generation;
 use super::records::Records;
 use crate::backend::DeliveryId;
+use crate::lock::lock;
 
 #[derive(Debug)]
 struct Held {
@@ -39,7 +40,7 @@ impl Ledger {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// A parcel came. On its first delivery its record is what an enqueue makes of it.

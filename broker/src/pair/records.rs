@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millhand_proto::protocol::Meeting;
@@ -16,6 +16,7 @@ use super::trust::Trust;
 use crate::coalesce::Coalescer;
 use crate::error::{Error, Result};
 use crate::io::{Io, random};
+use crate::lock::lock;
 
 /// What is written beside the records of one parcel in one swap, in bytes, about.
 const SWAP_BYTES: usize = 1 << 20;
@@ -41,10 +42,6 @@ pub(super) struct Records {
     /// One batch at a time: a process has one swap per record in flight.
     door: Coalescer<Vec<Change>, Vec<Result<Reply>>>,
     cache: Arc<Mutex<Cache>>,
-}
-
-fn lock(cache: &Mutex<Cache>) -> MutexGuard<'_, Cache> {
-    cache.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Records {

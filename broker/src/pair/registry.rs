@@ -1,7 +1,7 @@
 //! Names that lists are looked up by: said again from time to time, not with every job.
 
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -9,6 +9,7 @@ use millhand_proto::Timestamp;
 
 use super::control::{YEAR, bytes_of};
 use super::store::{Effect, Key};
+use crate::lock::lock;
 
 /// How often a name is said again.
 const AGAIN: Duration = Duration::from_secs(60);
@@ -20,7 +21,7 @@ pub(super) struct Registry(Mutex<HashMap<(Key, String), Instant>>);
 impl Registry {
     /// What to write so that the name is known; nothing when it was written a moment ago.
     pub(super) fn note(&self, list: Key, name: &str, now: Timestamp) -> Option<Effect> {
-        let mut said = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut said = lock(&self.0);
         let place = (list.clone(), name.to_owned());
         if said.get(&place).is_some_and(|at| at.elapsed() < AGAIN) {
             return None;
@@ -32,6 +33,6 @@ impl Registry {
 
     /// The store has forgotten.
     pub(super) fn clear(&self) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        lock(&self.0).clear();
     }
 }

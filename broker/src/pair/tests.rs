@@ -51,16 +51,7 @@ impl Side {
 
     async fn meet(&self, copy: &JobCopy, purged: Option<Timestamp>) -> Meeting {
         let copy = copy.clone();
-        let situation = Situation {
-            worker: worker(),
-            owner_alive: false,
-            running_here: false,
-            suspect_here: false,
-            not_understood: None,
-            hard_limit: None,
-            token: 9,
-            now: Timestamp::default(),
-        };
+        let situation = Situation::new(worker(), 9, Timestamp::default());
         let claim = Change::Claim {
             copy,
             situation,

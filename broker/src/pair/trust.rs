@@ -1,12 +1,13 @@
 //! Whether this process may judge others dead. One whose own beat was late, or whose store was
 //! away, may have missed their beats too: it judges nobody for one lease.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use millhand_proto::limits;
 use tokio::time::Instant;
 
 use super::store::Epoch;
+use crate::lock::lock;
 
 #[derive(Debug, Default)]
 pub(super) struct Trust(Mutex<State>);
@@ -21,7 +22,7 @@ struct State {
 
 impl Trust {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// `connections` counts those that were made to the store: one that was made since the last beat

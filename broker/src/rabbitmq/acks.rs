@@ -2,7 +2,7 @@
 //! a tag is done, one acknowledgement ends it all.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
 use crate::backend::DeliveryId;
+use crate::lock::lock;
 use crate::pair::queue::Generation;
 
 /// How long the last acknowledgements of a channel may take.
@@ -68,7 +69,7 @@ pub(super) struct Acker {
 
 impl Acker {
     fn tags(&self) -> MutexGuard<'_, Tags> {
-        self.tags.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.tags)
     }
 
     /// A delivery came.
@@ -135,7 +136,7 @@ pub(super) struct Acks {
 
 impl Acks {
     fn open(&self) -> MutexGuard<'_, HashMap<Generation, Arc<Acker>>> {
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.open)
     }
 
     /// A channel is opened.

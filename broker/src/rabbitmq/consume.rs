@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use futures_util::future::try_join_all;
@@ -28,6 +28,7 @@ use crate::backend::{Flow, Subscription};
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::io::jitter;
+use crate::lock::lock;
 use crate::pair::queue::{Arrival, Arrivals, Arrived, Generation};
 
 /// Deliveries between this thread and the reader; the prefetch bounds them too.
@@ -88,7 +89,7 @@ impl Consuming {
         };
         let task = tokio::spawn(reader.run(started, stopped));
         {
-            let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut readers = lock(&self.readers);
             readers.retain(|_, of_worker| {
                 of_worker.retain(|reader| !reader.task.is_finished());
                 !of_worker.is_empty()
@@ -102,7 +103,7 @@ impl Consuming {
     /// Ends a worker's subscriptions.
     pub(super) async fn leave(self: Arc<Self>, worker: WorkerId) {
         let readers = {
-            let mut readers = self.readers.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut readers = lock(&self.readers);
             readers.remove(&worker).unwrap_or_default()
         };
         let (stops, tasks): (Vec<_>, Vec<_>) = readers.into_iter().map(|r| (r.stop, r.task)).unzip();

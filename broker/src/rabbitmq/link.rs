@@ -1,7 +1,7 @@
 //! One connection: made when somebody needs it, dropped whole at a fault, made again with a growing
 //! pause. Channels and what else was on it are made again by whoever used it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -18,6 +18,7 @@ use super::topology::Topology;
 use super::trouble::Trouble;
 use crate::error::{Error, Result};
 use crate::io::{Io, jitter};
+use crate::lock::lock;
 use crate::tls::{self, Tls};
 
 /// How long the making of a connection may take.
@@ -59,7 +60,7 @@ impl Wire {
     }
 
     fn unconfirmed(&self) -> MutexGuard<'_, Option<Instant>> {
-        self.unconfirmed.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.unconfirmed)
     }
 
     /// Something goes out.

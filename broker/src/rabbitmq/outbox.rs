@@ -2,7 +2,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use millhand_proto::limits;
@@ -13,6 +13,7 @@ use super::link::Link;
 use super::names;
 use super::topology::Thing;
 use crate::backend::Pushed;
+use crate::lock::lock;
 use crate::pair::queue::{Outgoing, Route};
 
 /// Messages of a window.
@@ -115,10 +116,6 @@ pub(super) struct Outbox {
     pub(super) link: Arc<Link>,
     /// What went wrong last, until something goes right.
     trouble: Mutex<Option<String>>,
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Outbox {

@@ -2,7 +2,7 @@
 //! declared is forgotten with the connection, and when a message finds no way.
 
 use std::collections::HashSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
 
 use futures_util::future::try_join_all;
@@ -16,6 +16,7 @@ use super::link::Wire;
 use super::names::{self, Names};
 use super::trouble::Trouble;
 use crate::io::jitter;
+use crate::lock::lock;
 use crate::pair::queue::{Route, Side};
 
 /// How long one process waits for another that makes levels.
@@ -61,7 +62,7 @@ pub(super) struct Topology {
 
 impl Topology {
     fn declared(&self) -> MutexGuard<'_, HashSet<Thing>> {
-        self.declared.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.declared)
     }
 
     /// Declares everything anew when it is needed next.

@@ -2,7 +2,7 @@
 //! server that is away; who asks learns it and asks again.
 
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -22,6 +22,7 @@ use super::mail::Mailboxes;
 use crate::clock::Clock;
 use crate::error::{Error, Result};
 use crate::io::Io;
+use crate::lock::lock;
 use crate::pair::store::Epoch;
 use crate::tls::Tls;
 use crate::url::Server;
@@ -104,11 +105,11 @@ impl Link {
     }
 
     fn wire(&self) -> MutexGuard<'_, Option<Wire>> {
-        self.wire.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.wire)
     }
 
     fn last_failure(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
-        self.last_failure.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.last_failure)
     }
 
     pub(super) fn made(&self) -> u64 {

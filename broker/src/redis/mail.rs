@@ -1,12 +1,13 @@
 //! Mailboxes: channels of the store, pushed to this process (RESP3).
 
 use std::collections::HashMap;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 use millhand_proto::{JobId, Mailbox};
 use tokio::sync::mpsc;
 
 use crate::backend::Mail;
+use crate::lock::lock;
 
 /// Messages that wait in a process for whoever watches the mailbox.
 const BOX: usize = 8192;
@@ -58,7 +59,7 @@ pub(super) struct Mailboxes(Mutex<HashMap<Mailbox, Vec<Slot>>>);
 
 impl Mailboxes {
     fn slots(&self) -> MutexGuard<'_, HashMap<Mailbox, Vec<Slot>>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.0)
     }
 
     /// Opens a mailbox; also answers what tells when its reader is gone.

@@ -31,6 +31,23 @@ pub struct Situation {
     pub now: Timestamp,
 }
 
+impl Situation {
+    /// That of a worker in whose way nothing stands: it knows the task and runs nothing else, and no owner lives.
+    #[must_use]
+    pub const fn new(worker: WorkerId, token: u64, now: Timestamp) -> Self {
+        Self {
+            worker,
+            owner_alive: false,
+            running_here: false,
+            suspect_here: false,
+            not_understood: None,
+            hard_limit: None,
+            token,
+            now,
+        }
+    }
+}
+
 /// What to do with the copy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meeting {
@@ -220,14 +237,8 @@ mod tests {
         let task = TaskName::new("act").unwrap();
         let copy = JobCopy::first(Core::new(JobId::given("a"), task, QueueName::default(), at));
         let with = |n: u8, suspect_here| Situation {
-            worker: Mailbox::from_random([n; 16]),
-            owner_alive: false,
-            running_here: false,
             suspect_here,
-            not_understood: None,
-            hard_limit: None,
-            token: u64::from(n),
-            now: at,
+            ..Situation::new(Mailbox::from_random([n; 16]), u64::from(n), at)
         };
         // Two workers die under it.
         let mut entry = None;
@@ -257,14 +268,12 @@ mod tests {
         let task = TaskName::new("act").unwrap();
         let mut copy = JobCopy::first(Core::new(JobId::given("a"), task, QueueName::default(), at));
         let with = |n: u8, seconds| Situation {
-            worker: Mailbox::from_random([n; 16]),
             owner_alive: true,
-            running_here: false,
-            suspect_here: false,
-            not_understood: None,
-            hard_limit: None,
-            token: u64::from(n),
-            now: at.plus(Duration::from_secs(seconds)),
+            ..Situation::new(
+                Mailbox::from_random([n; 16]),
+                u64::from(n),
+                at.plus(Duration::from_secs(seconds)),
+            )
         };
         let (_, entry) = meet(None, &copy, &with(1, 0));
         copy.hop.busy = 2;
