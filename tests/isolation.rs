@@ -2,6 +2,7 @@
 //! other jobs.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+#[path = "trouble/work.rs"]
 mod work;
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};

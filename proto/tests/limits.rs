@@ -212,7 +212,10 @@ const TESTED: &[(&str, Tested)] = &[
     ),
     (
         "shutdown grace",
-        Holds("tests/faults.rs", "a_worker_stops_even_if_nothing_can_be_settled"),
+        Holds(
+            "tests/trouble/lossy_backend.rs",
+            "a_worker_stops_even_if_nothing_can_be_settled",
+        ),
     ),
     ("split", Edge(HERE, "splitting")),
     (

@@ -1,12 +1,9 @@
 //! Workers that are stopped, or killed, while a job runs.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod place;
 
 use std::fs;
 use std::path::Path;
 
-use place::{Place, Running, json, signal, until};
+use crate::place::{Place, Running, json, signal, until};
 
 /// Each run writes a line to `runs` and its process id to `pid`, then waits for the file `go`.
 const TASKS: &str = r#"

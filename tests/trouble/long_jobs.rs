@@ -1,7 +1,4 @@
 //! Jobs that run for longer than RabbitMQ waits for an acknowledgement, and than it is away.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod work;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,6 +9,8 @@ use millhand_proto::limits;
 use millhand_servers::{Proxy, Rabbit, shared};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
+
+use crate::work::long;
 
 #[derive(Serialize, Deserialize)]
 struct Sleep {
@@ -37,11 +36,7 @@ async fn sleep(job: Sleep, cx: Context) -> Result<u64, Failure> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_longer_than_the_consumer_timeout_ends_once_and_its_neighbours_are_untouched() {
-    let (timeout, length) = if work::long() {
-        (60_000, 180_000)
-    } else {
-        (18_000, 26_000)
-    };
+    let (timeout, length) = if long() { (60_000, 180_000) } else { (18_000, 26_000) };
     let rabbit = Rabbit::with(&[("consumer_timeout", &timeout.to_string())]);
     // It looks once a minute; here it looks once a second.
     rabbit.ctl(&["eval", "application:set_env(rabbit, channel_tick_interval, 1000)."]);

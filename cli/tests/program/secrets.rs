@@ -1,8 +1,5 @@
 //! What must stay secret, stays so: passwords, a key, and the arguments of jobs, looked for in all
 //! that the program says, at its most talkative, while things go wrong.
-#![allow(clippy::unwrap_used)]
-
-mod place;
 
 use std::fmt::Write as _;
 use std::fs::{File, read_to_string};
@@ -11,8 +8,8 @@ use std::net::TcpStream;
 use std::process::Stdio;
 use std::time::Instant;
 
+use crate::place::{Lines, Place, Running, page, signal, text, until};
 use millhand_servers::{Authority, Ends, Rabbit, Redis};
-use place::{Lines, Place, Running, page, signal, text, until};
 
 /// Passwords with what a URL must escape.
 const BROKER: (&str, &str) = ("broker/c@nary:1", "broker%2Fc%40nary%3A1");

@@ -1,5 +1,4 @@
 //! A job whose end cannot be settled holds up no other.
-#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::time::Duration;
 

@@ -1,11 +1,8 @@
 //! The program on RabbitMQ and Redis: the same commands, two URLs later.
-#![allow(clippy::unwrap_used)]
-
-mod place;
 
 use std::process::Stdio;
 
-use place::{Place, json, signal, text, until};
+use crate::place::{Place, json, signal, text, until};
 
 /// Settings that name both servers, in a namespace of their own.
 fn fleet(namespace: &str) -> Place {

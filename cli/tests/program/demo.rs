@@ -1,7 +1,4 @@
 //! The demo, as the program runs it, on small folders of all kinds.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod place;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,6 +8,8 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use tempfile::TempDir;
+
+use crate::place;
 
 /// A folder for the program's temporary files, so that what it leaves behind is seen.
 struct Bench {

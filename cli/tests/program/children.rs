@@ -1,13 +1,10 @@
 //! Warm children of `millhand worker`: replaced when the settings say so, told about when they crash, with
 //! results of any size.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod place;
 
 use std::fs;
 use std::path::Path;
 
-use place::{Place, json, until};
+use crate::place::{Place, json, until};
 
 const SETTINGS: &str = r#"
 [worker]

@@ -1,7 +1,4 @@
 //! A worker that answers over HTTP, and the command that asks it.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod place;
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -9,7 +6,7 @@ use std::net::TcpListener;
 use std::process::Stdio;
 use std::time::Duration;
 
-use place::{Lines, Place, Running, json, signal, until};
+use crate::place::{Lines, Place, Running, json, signal, until};
 
 /// A run waits for the file `go`.
 const TASKS: &str = r#"

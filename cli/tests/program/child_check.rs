@@ -1,13 +1,10 @@
 //! `millhand child-check` against the Python child and the Rust child.
-#![allow(clippy::unwrap_used)]
-
-mod place;
 
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use place::{Place, json};
+use crate::place::{Place, json};
 
 /// The example's folder.
 fn python_child() -> String {

@@ -1,11 +1,8 @@
 //! `millhand dashboard`, from outside.
-#![allow(clippy::unwrap_used)]
-
-mod place;
 
 use std::process::Stdio;
 
-use place::{Lines, Place, Running, page, signal};
+use crate::place::{Lines, Place, Running, page, signal};
 
 #[test]
 fn it_shows_what_is_there_until_it_is_told_to_stop() {

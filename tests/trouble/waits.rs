@@ -1,5 +1,4 @@
 //! Waiting costs next to nothing, and ends whatever happens to the servers.
-#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::sync::Arc;
 use std::time::Duration;

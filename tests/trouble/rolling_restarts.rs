@@ -1,13 +1,10 @@
 //! All workers are restarted, one after the other, again and again: nothing is lost, nothing dies.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod work;
 
 use std::time::Duration;
 
+use crate::work::{Log, Running, Square, long, wait_for};
 use millhand::{Client, Enqueued, JobFilter, State};
 use millhand_servers::shared;
-use work::{Log, Running, Square, long, wait_for};
 
 const WORKERS: usize = 4;
 const SOON: Duration = Duration::from_secs(120);

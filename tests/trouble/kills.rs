@@ -1,13 +1,10 @@
 //! Several worker processes on one file, some of them killed: judged from a log that the jobs
 //! write themselves.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod work;
 
 use std::time::Duration;
 
+use crate::work::{Log, Running, SLOTS, Square, WINDOW, long, wait_for};
 use millhand::{Client, Enqueued};
-use work::{Log, Running, SLOTS, Square, WINDOW, long, wait_for};
 
 const WORKERS: usize = 4;
 const SOON: Duration = Duration::from_secs(60);

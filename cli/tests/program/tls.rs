@@ -1,8 +1,5 @@
 //! TLS to both servers: a job goes all the way through, and whatever is not as it should be is
 //! refused in words, without a password, soon, and without anything said in the clear.
-#![allow(clippy::unwrap_used)]
-
-mod place;
 
 use std::io::Read;
 use std::net::TcpListener;
@@ -10,8 +7,8 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use crate::place::{Lines, Place, Running, page};
 use millhand_servers::{Authority, Ends, Rabbit, Redis};
-use place::{Lines, Place, Running, page};
 
 /// More than a connection may take, with room for a busy machine.
 const BOUND: Duration = Duration::from_secs(60);

@@ -1,5 +1,4 @@
 //! An operator tries dead jobs again, again and again, while workers are at them.
-#![allow(missing_docs, clippy::unwrap_used)]
 
 use std::time::Duration;
 

@@ -1,17 +1,14 @@
 //! Ten workers on RabbitMQ and Redis, while workers and servers are killed, restarted, frozen and
 //! emptied: nothing is lost, nothing is stuck, and the fleet goes on by itself.
-#![allow(missing_docs, clippy::unwrap_used)]
-
-mod work;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crate::work::{Log, Running, SLOTS, Square, WINDOW, long, wait_for};
 use millhand::{Client, Enqueued, Job, JobId, WaitError};
 use millhand_servers::{Rabbit, Redis};
 use tokio::sync::Semaphore;
-use work::{Log, Running, SLOTS, Square, WINDOW, long, wait_for};
 
 /// How long a fault may keep everybody busy, and the end may take.
 const PATIENCE: Duration = Duration::from_secs(180);

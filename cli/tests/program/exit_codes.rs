@@ -1,7 +1,4 @@
 //! The program from outside: exit codes, what stands where, and two terminals at work.
-#![allow(clippy::unwrap_used)]
-
-mod place;
 
 use std::io::Write;
 use std::process::Stdio;
@@ -9,7 +6,7 @@ use std::time::Duration;
 
 use millhand_proto::{Count, Executor, QueueName, Receipt, Tally, TaskName};
 
-use place::{Place, json, signal, text, until};
+use crate::place::{Place, json, signal, text, until};
 
 #[test]
 fn two_terminals_count_words() {

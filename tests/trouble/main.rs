@@ -1,0 +1,13 @@
+//! Workers, while what they need goes wrong: nothing is lost, nothing is stuck, nothing counts twice.
+//! One program, so that those that mostly wait do so side by side.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod kills;
+mod long_jobs;
+mod lossy_backend;
+mod retries;
+mod rolling_restarts;
+mod servers;
+mod settle;
+mod waits;
+mod work;
