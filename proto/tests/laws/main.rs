@@ -12,7 +12,8 @@ mod workers;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
-use millhand_proto::{JobCopy, JobId, Record, RecordKey, State, Timestamp};
+use millhand_proto::protocol::{End, Meeting, Situation, Written, finish, meet};
+use millhand_proto::{Core, JobCopy, JobId, QueueName, Receipt, Record, RecordKey, State, TaskName, Timestamp};
 use proptest::prelude::*;
 
 use self::workers::{Worker, worker_id};
@@ -231,4 +232,29 @@ proptest! {
     fn laws_hold_while_the_store_loses_its_memory(history in history()) {
         live(history, true);
     }
+}
+
+/// The store forgot a claim, and gave its number again: of two that have it, the one that it remembers is true.
+#[test]
+fn a_claim_is_told_from_another_of_its_number_by_its_token() {
+    let now = World::new().now;
+    let core = Core::new(
+        JobId::given("job"),
+        TaskName::new("task").unwrap(),
+        QueueName::default(),
+        now,
+    );
+    let copy = JobCopy::first(core);
+    let claim = |token| match meet(None, &copy, &Situation::new(worker_id(token), token, now)) {
+        (Meeting::Run { fence, .. }, Some(entry)) => (fence, entry),
+        met => panic!("{met:?}"),
+    };
+    let ((forgotten, _), (remembered, entry)) = (claim(1), claim(2));
+    assert_eq!((forgotten.claim, forgotten.hand), (remembered.claim, remembered.hand));
+    let end = |fence| {
+        let end = End::Succeeded(None);
+        finish(Some(entry.clone()), &copy, fence, end, Receipt::default(), now).0
+    };
+    assert_eq!(end(forgotten), Written::Stale);
+    assert_eq!(end(remembered), Written::Applied);
 }

@@ -189,7 +189,10 @@ mod tests {
             println!("{whole:?}: {spent:?}");
             // What a hypervisor takes is nobody's: on a busy host some of what the others got looks like it.
             let others = whole.saturating_sub(spent.cpu);
-            assert!(off < (others / 3).max(Duration::from_millis(20)), "{spent:?} of {whole:?}");
+            assert!(
+                off < (others / 3).max(Duration::from_millis(20)),
+                "{spent:?} of {whole:?}"
+            );
         }
     }
 }
