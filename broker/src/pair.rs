@@ -1,6 +1,7 @@
 //! RabbitMQ carries, Redis remembers: one back end of the two. Only here is the order known:
 //! remember, release with its confirm, acknowledge.
 
+mod aside;
 mod beats;
 mod caretaker;
 mod changes;

@@ -27,7 +27,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::load::Pace;
 use crate::place::Place;
 use crate::process::Setup;
-use crate::scenario::{Options, Scenario};
+use crate::scenario::{Options, Scenario, Where};
 
 const USAGE: &str = "millhand-faults list | run NAME… [OPTIONS] | all [OPTIONS] | table
 
@@ -41,6 +41,7 @@ touches. One line of JSON for each run; the exit code is 1 when one failed.
   table        lines of runs, from the standard input, as a table for a page
   --seed N     what is drawn follows from it; a run prints its own
   --short      a part of each, for every day
+  --on PLACE   only the runs on sqlite, or those on a fleet
   --seconds S  how long a load lasts, or a freeze, where it is no number of jobs
 
 MILLHAND_FAULTS_KEEP=FOLDER keeps there what a run that failed has written.";
@@ -142,6 +143,7 @@ fn asked(all: bool, words: &[&str]) -> Result<(Vec<&'static Scenario>, Options),
         seed: uuid::Uuid::new_v4().as_u64_pair().0 >> 16,
         short: false,
         seconds: None,
+        on: None,
     };
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
@@ -149,6 +151,13 @@ fn asked(all: bool, words: &[&str]) -> Result<(Vec<&'static Scenario>, Options),
             "--seed" => options.seed = number(word, rest.next())?,
             "--seconds" => options.seconds = Some(number(word, rest.next())?),
             "--short" => options.short = true,
+            "--on" => {
+                options.on = Some(match rest.next() {
+                    Some(&"sqlite") => Where::Sqlite,
+                    Some(&"fleet") => Where::Fleet,
+                    _ => return Err(format!("{word} needs sqlite or fleet")),
+                });
+            }
             name if name.starts_with('-') => return Err(format!("there is no option {name}")),
             name if all => return Err(format!("all takes no names, and {name} is one")),
             name => {

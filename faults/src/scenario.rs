@@ -37,6 +37,8 @@ pub(crate) struct Options {
     pub(crate) short: bool,
     /// How long a load lasts that is not a number of jobs.
     pub(crate) seconds: Option<u64>,
+    /// Only on SQLite, or only on a fleet.
+    pub(crate) on: Option<Where>,
 }
 
 impl Options {
@@ -181,6 +183,9 @@ impl Scenario {
         );
         let mut under_way = JoinSet::new();
         for (number, run) in (0..).zip((self.runs)(options)) {
+            if options.on.is_some_and(|on| (on == Where::Sqlite) != (run.place == Where::Sqlite)) {
+                continue;
+            }
             let (gate, shared, scenario) = (Arc::clone(&gate), Arc::clone(&shared), self.name);
             under_way.spawn(async move {
                 // Servers of its own, and what is measured on them, need the machine for themselves.

@@ -322,6 +322,7 @@ impl<'c> Engine<'c> {
             let opened = match Parcel::decode(&row.body) {
                 Ok(opened) => opened,
                 Err(error) => {
+                    tracing::warn!(%queue, %error, bytes = row.body.len(), "unreadable; set aside");
                     self.set_aside(&row.queue, None, &error.to_string(), &row.body)?;
                     continue;
                 }
@@ -350,7 +351,6 @@ impl<'c> Engine<'c> {
 
     /// Takes a parcel, or a job of it, that cannot be read out of the way.
     pub(super) fn set_aside(&mut self, queue: &str, id: Option<JobId>, reason: &str, body: &[u8]) -> Sql<()> {
-        tracing::warn!(queue, ?id, reason, bytes = body.len(), "unreadable; set aside");
         self.tables
             .put_unreadable(self.now, queue, reason, body, limits::UNREADABLE)?;
         let (Some(id), Ok(queue), Ok(task)) = (id, QueueName::new(queue), millhand_proto::TaskName::new("unreadable"))

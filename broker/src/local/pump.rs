@@ -4,8 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use futures_util::future::try_join_all;
-use millhand_proto::{Class, JobId, Parcel, Timestamp, WorkerId};
+use bytes::Bytes;
+use millhand_proto::{Class, JobId, Parcel, QueueName, Timestamp, WorkerId};
 use tokio::sync::{Notify, mpsc, watch};
 
 use super::Local;
@@ -170,7 +170,18 @@ impl Ends {
 }
 
 async fn pump(local: &Local, subscription: &Subscription, mut ends: Ends) -> Result<()> {
-    let counts = Arc::new(Counts::default());
+    let (counts, out) = (Arc::new(Counts::default()), ends.out.clone());
+    let deliver = async |deliveries: Vec<Delivery>| {
+        for delivery in deliveries {
+            let worker = subscription.worker;
+            local.ledger.hold(worker, delivery.id, &delivery.parcel, &counts);
+            crash::point("deliver.after");
+            if out.send(delivery).await.is_err() {
+                return false;
+            }
+        }
+        true
+    };
     loop {
         // Registered before looking, so that no wake-up falls between looking and waiting.
         let work = local.board.work.notified();
@@ -185,15 +196,27 @@ async fn pump(local: &Local, subscription: &Subscription, mut ends: Ends) -> Res
         if free.iter().any(|free| *free > 0) {
             let (rows, next_due) = ends.insist(|| take(local, subscription, free)).await?;
             let full = !rows.is_empty();
-            // Together: what is set aside shares its transactions.
-            let opened = rows.iter().map(|row| ends.insist(move || open(local, row)));
-            for delivery in try_join_all(opened).await?.into_iter().flatten() {
-                let worker = subscription.worker;
-                local.ledger.hold(worker, delivery.id, &delivery.parcel, &counts);
-                crash::point("deliver.after");
-                if ends.out.send(delivery).await.is_err() {
-                    return Ok(());
+            let (mut whole, mut spoiled, mut rest) = (Vec::new(), Vec::new(), Vec::new());
+            for row in rows {
+                let (delivery, bad) = open(&row, local.clock.now());
+                if bad.is_empty() {
+                    whole.extend(delivery);
+                    continue;
                 }
+                let all = delivery.is_none();
+                spoiled.push(Spoiled { row: row.seq, all, bad });
+                rest.extend(delivery);
+            }
+            // First: these do not wait for what others sent.
+            if !deliver(whole).await {
+                return Ok(());
+            }
+            if !spoiled.is_empty() {
+                let spoiled = Arc::new(spoiled);
+                ends.insist(|| set_aside(local, &subscription.queue, &spoiled)).await?;
+            }
+            if !deliver(rest).await {
+                return Ok(());
             }
             if full {
                 continue;
@@ -240,59 +263,64 @@ async fn take(
         .await
 }
 
-/// Opens a parcel; what cannot be read is set aside and stops nobody.
-async fn open(local: &Local, row: &CopyRow) -> Result<Option<Delivery>> {
-    let taken_at = local.clock.now();
-    let (parcel, bad) = match Parcel::decode(&row.body) {
-        Ok(opened) => (
-            opened.parcel,
-            opened
-                .bad
-                .into_iter()
-                .map(|b| (b.id, b.error.to_string(), b.bytes))
-                .collect(),
-        ),
+/// What cannot be read of a row.
+struct Spoiled {
+    row: i64,
+    /// Nothing of it can be.
+    all: bool,
+    bad: Vec<Bad>,
+}
+
+/// A job's id, where that much can be read, what is wrong with it, and its bytes.
+type Bad = (Option<JobId>, String, Bytes);
+
+/// Opens a parcel.
+fn open(row: &CopyRow, taken_at: Timestamp) -> (Option<Delivery>, Vec<Bad>) {
+    let (parcel, mut bad): (_, Vec<Bad>) = match Parcel::decode(&row.body) {
+        Ok(opened) => {
+            let bad = opened.bad.into_iter();
+            (opened.parcel, bad.map(|b| (b.id, b.error.to_string(), b.bytes)).collect())
+        }
         Err(error) => (None, vec![(None, error.to_string(), row.body.clone())]),
     };
-    // A row whose columns say something else than its parcel was not written by Millhand.
-    let (parcel, mut bad): (Option<Parcel>, Vec<_>) = match parcel {
-        Some(p) if p.queue().as_str() != row.queue || p.class().number() != row.class => {
-            let mut bad = bad;
-            let why = format!("it is of queue {} and lay in {}", p.queue(), row.queue);
+    let parcel = match parcel {
+        // A row whose columns say something else than its parcel was not written by Millhand.
+        Some(parcel) if parcel.queue().as_str() != row.queue || parcel.class().number() != row.class => {
+            let why = format!("it is of queue {} and lay in {}", parcel.queue(), row.queue);
             // The bytes are kept once, with the first of its jobs.
-            let bodies = std::iter::once(row.body.clone()).chain(std::iter::repeat(bytes::Bytes::new()));
-            bad.extend(
-                p.jobs()
-                    .iter()
-                    .zip(bodies)
-                    .map(|(j, body)| (Some(j.id()), why.clone(), body)),
-            );
-            (None, bad)
+            let bodies = std::iter::once(row.body.clone()).chain(std::iter::repeat(Bytes::new()));
+            let jobs = parcel.jobs().iter().zip(bodies);
+            bad.extend(jobs.map(|(job, body)| (Some(job.id()), why.clone(), body)));
+            None
         }
-        parcel => (parcel, bad),
+        parcel => parcel,
     };
-    if !bad.is_empty() {
-        let (queue, seq, nothing_left) = (row.queue.clone(), row.seq, parcel.is_none());
-        bad.truncate(1024);
-        local
-            .write(move |engine: &mut Engine<'_>| {
-                for (id, reason, body) in &bad {
-                    engine.set_aside(&queue, *id, reason, body)?;
-                }
-                if nothing_left {
-                    engine.tables.delete(seq)
-                } else {
-                    Ok(())
-                }
-            })
-            .await?;
-    }
-    let Some(parcel) = parcel else { return Ok(None) };
-    Ok(Some(Delivery {
+    bad.truncate(1024);
+    let delivery = parcel.map(|parcel| Delivery {
         id: DeliveryId(u64::try_from(row.seq).unwrap_or(0)),
         parcel,
         redeliveries: row.redeliveries,
         ready_at: row.due,
         taken_at,
-    }))
+    });
+    (delivery, bad)
+}
+
+/// Takes what cannot be read out of the queue, all of it together.
+async fn set_aside(local: &Local, queue: &QueueName, spoiled: &Arc<Vec<Spoiled>>) -> Result<()> {
+    let reason = spoiled.first().and_then(|s| s.bad.first()).map(|(_, why, _)| why);
+    tracing::warn!(%queue, parcels = spoiled.len(), reason, "unreadable; set aside");
+    let (queue, theirs) = (queue.clone(), Arc::clone(spoiled));
+    let set_aside = local.write(move |engine: &mut Engine<'_>| {
+        for spoiled in theirs.iter() {
+            for (id, reason, body) in &spoiled.bad {
+                engine.set_aside(queue.as_str(), *id, reason, body)?;
+            }
+            if spoiled.all {
+                engine.tables.delete(spoiled.row)?;
+            }
+        }
+        Ok(())
+    });
+    set_aside.await
 }

@@ -154,10 +154,15 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
     Ok(connection)
 }
 
-/// Waits for another process's transaction. SQLite's own handler sleeps up to 100 ms at a time,
-/// which is many transactions long.
+/// Waits for another process's transaction. SQLite's own handler sleeps up to 100 ms at a time, which is many
+/// transactions long. The lock goes to whoever looks when it is free, so who has waited for some time looks more
+/// often than who has just come; who has waited for long does not: it is not a transaction that takes so long.
 fn wait_for_lock(tries: i32) -> bool {
-    let tries = u64::try_from(tries).unwrap_or(0);
-    std::thread::sleep(Duration::from_micros(200 + (tries * 100).min(1800)));
+    let micros = match tries {
+        ..4 => 300,
+        4..500 => 100,
+        _ => 2000,
+    };
+    std::thread::sleep(Duration::from_micros(micros));
     tries < 15_000
 }

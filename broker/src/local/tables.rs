@@ -381,14 +381,12 @@ impl Tables<'_> {
 
     /// Keeps bytes that are no parcel, the newest `most` of them.
     pub(super) fn put_unreadable(&self, at: Timestamp, queue: &str, reason: &str, body: &[u8], most: usize) -> Sql<()> {
-        self.0.execute(
-            "INSERT INTO unreadable (at, queue, reason, body) VALUES (?, ?, ?, ?)",
-            params![at.as_micros(), queue, reason, body],
-        )?;
-        self.0.execute(
-            "DELETE FROM unreadable WHERE seq <= (SELECT max(seq) FROM unreadable) - ?",
-            [most],
-        )?;
+        self.0
+            .prepare_cached("INSERT INTO unreadable (at, queue, reason, body) VALUES (?, ?, ?, ?)")?
+            .execute(params![at.as_micros(), queue, reason, body])?;
+        self.0
+            .prepare_cached("DELETE FROM unreadable WHERE seq <= (SELECT max(seq) FROM unreadable) - ?")?
+            .execute([most])?;
         Ok(())
     }
 

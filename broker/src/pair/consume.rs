@@ -1,23 +1,16 @@
 //! Deliveries on their way from the queue to a worker.
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use millhand_proto::{JobId, Parcel, limits};
+use millhand_proto::{JobId, Parcel};
 use tokio::sync::{mpsc, watch};
 
 use super::Pair;
-use super::changes::Change;
-use super::queue::{Arrival, Arrivals, Arrived, Route, Side};
-use super::store::{Effect, Key};
+use super::aside::{Aside, Spoiled};
+use super::queue::{Arrival, Arrivals, Arrived};
 use crate::backend::{Consumer, Delivery, Flow, Subscription};
 use crate::crash;
 use crate::error::Result;
-
-/// The pause between two tries to set something aside.
-const AGAIN: Duration = Duration::from_secs(1);
-/// Bytes that are kept of a message that is longer than one may be: RabbitMQ would not get it from here.
-const KEPT: usize = 64 << 10;
 
 /// Starts to deliver, on the runtime of the caller.
 pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Result<Consumer> {
@@ -29,11 +22,19 @@ pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Resul
     let trouble = arrivals.trouble.clone();
     let (sender, deliveries) = mpsc::channel(1024);
     let (flow, watched) = watch::channel(Flow::Open(subscription.prefetch));
-    let pump = Arc::new(Pump {
+    let (aside, spoiled) = mpsc::unbounded_channel();
+    let setting_aside = Aside {
+        pair: Arc::clone(pair),
+        queue: subscription.queue.clone(),
+        out: sender.clone(),
+    };
+    tokio::spawn(setting_aside.run(spoiled));
+    let pump = Pump {
         pair: Arc::clone(pair),
         subscription,
         out: sender,
-    });
+        aside,
+    };
     tokio::spawn(pump.run(arrivals, watched, rules));
     Ok(Consumer {
         deliveries,
@@ -46,11 +47,13 @@ struct Pump {
     pair: Arc<Pair>,
     subscription: Subscription,
     out: mpsc::Sender<Delivery>,
+    /// The prefetch bounds it.
+    aside: mpsc::UnboundedSender<Spoiled>,
 }
 
 impl Pump {
     async fn run(
-        self: Arc<Self>,
+        self,
         mut arrivals: Arrivals,
         mut flow: watch::Receiver<Flow>,
         mut rules: watch::Receiver<super::control::Rules>,
@@ -106,8 +109,8 @@ impl Pump {
         });
     }
 
-    /// Opens a message; what cannot be read is set aside first, and stops nobody.
-    fn open(self: &Arc<Self>, arrival: Arrival) -> Option<Delivery> {
+    /// Opens a message; what cannot be read is set aside before the rest of it comes, and stops nobody.
+    fn open(&self, arrival: Arrival) -> Option<Delivery> {
         let queue = &self.subscription.queue;
         let mut bad: Vec<(Option<JobId>, String)> = Vec::new();
         let parcel = match Parcel::decode(&arrival.body) {
@@ -132,28 +135,8 @@ impl Pump {
         if bad.is_empty() {
             return delivery;
         }
-        // Beside what else comes: whoever sends much of this must not slow down the others. It counts as in hand
-        // until it is aside, so that RabbitMQ bounds how many there are.
-        let pump = Arc::clone(self);
-        tokio::spawn(async move {
-            let reason = bad.first().map(|(_, why)| why.clone()).unwrap_or_default();
-            let bytes = arrival.body.len();
-            if !pump.set_aside(&arrival, &reason, bad).await {
-                return;
-            }
-            match delivery {
-                None => pump.pair.queue.acknowledge(vec![arrival.id]),
-                // What was lost meanwhile comes again.
-                Some(delivery) => {
-                    if pump.pair.ledger.holds(delivery.id, delivery.parcel.jobs()[0].id()) {
-                        let _ = pump.out.send(delivery).await;
-                    }
-                }
-            }
-            drop(arrival);
-            // Only to be looked at: nothing waits for it.
-            pump.note(&reason, bytes).await;
-        });
+        // Nobody is there when the worker is gone, and then it comes to another.
+        let _ = self.aside.send(Spoiled { arrival, bad, delivery });
         None
     }
 
@@ -172,52 +155,6 @@ impl Pump {
             redeliveries: arrival.redeliveries,
             ready_at,
             taken_at: arrival.taken_at,
-        }
-    }
-
-    /// Answers whether it is; not so when the worker is gone, and then it comes to another.
-    async fn set_aside(&self, arrival: &Arrival, reason: &str, bad: Vec<(Option<JobId>, String)>) -> bool {
-        let (pair, queue) = (&self.pair, &self.subscription.queue);
-        tracing::warn!(%queue, reason, jobs = bad.len(), bytes = arrival.body.len(), "unreadable; set aside");
-        let kept = if arrival.body.len() > limits::MESSAGE_BYTES {
-            arrival.body.slice(..KEPT)
-        } else {
-            arrival.body.clone()
-        };
-        let aside = || pair.publish_one(Route::Side(Side::Unreadable, None), kept.clone());
-        while let Err(error) = aside().await {
-            tracing::warn!(%queue, %error, "an unreadable message could not be set aside; it is tried again");
-            if self.out.is_closed() {
-                return false;
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-        let changes = bad.into_iter().filter_map(|(id, reason)| {
-            Some(Change::Unreadable {
-                id: id?,
-                queue: queue.clone(),
-                reason,
-            })
-        });
-        let told = pair.records.change(changes.collect()).await;
-        if let Some(error) = told.into_iter().find_map(Result::err) {
-            tracing::debug!(%queue, %error, "a job in an unreadable message is not told to be dead");
-        }
-        true
-    }
-
-    /// Leaves word that something was set aside.
-    async fn note(&self, reason: &str, bytes: usize) {
-        let (pair, queue) = (&self.pair, &self.subscription.queue);
-        let note = rmp_serde::to_vec(&(pair.store.now(), queue, reason, bytes)).unwrap_or_default();
-        let effect = Effect::AppendCapped(
-            Key::Unreadable,
-            note.into(),
-            limits::KEEP_OTHERS,
-            limits::UNREADABLE_NOTES,
-        );
-        if let Err(error) = pair.effects(vec![effect]).await {
-            tracing::debug!(%queue, %error, "an unreadable message is set aside, and not shown");
         }
     }
 }

@@ -16,11 +16,11 @@ use super::store::{ACCEPTED, Effect, Expected, Key, Store, Swap, Write, shard_of
 use crate::backend::Pushed;
 use crate::crash;
 
-/// Accepted records that may wait to be written; more are left out, which costs only their sight.
+/// Notes that may wait to be written; more are left out, which costs only their sight.
 const WAITING: usize = 16 * 1024;
 /// Bytes of delayed parcels among them.
 const WAITING_BYTES: usize = 64 << 20;
-/// Accepted records in one call.
+/// Notes in one call.
 const BATCH: usize = 256;
 /// Parcels that a list of ten minutes holds.
 const LISTED: usize = 10_000;
@@ -28,12 +28,12 @@ const LISTED: usize = 10_000;
 #[derive(Debug)]
 enum Note {
     /// With the bytes of a delayed parcel.
-    Accepted(Box<Swap>, usize),
+    Say(Box<Swap>, usize),
     /// All that was said before is written.
     Flush(oneshot::Sender<()>),
 }
 
-/// Writes accepted records behind those who enqueue.
+/// Writes what is only to be looked at, such as the records of accepted jobs: nobody waits for it.
 #[derive(Debug)]
 pub(super) struct Notes {
     sender: mpsc::Sender<Note>,
@@ -51,7 +51,7 @@ impl Notes {
                 let (mut swaps, mut flushed) = (Vec::new(), Vec::new());
                 for note in batch.drain(..) {
                     match note {
-                        Note::Accepted(swap, bytes) => {
+                        Note::Say(swap, bytes) => {
                             held.fetch_sub(bytes, Ordering::Relaxed);
                             swaps.push(*swap);
                         }
@@ -61,7 +61,7 @@ impl Notes {
                 if !swaps.is_empty()
                     && let Err(error) = store.swap(swaps).await
                 {
-                    tracing::debug!(%error, "accepted jobs are not shown until they run");
+                    tracing::debug!(%error, "what was noted is not shown; accepted jobs are when they run");
                 }
                 for done in flushed {
                     let _ = done.send(());
@@ -71,11 +71,11 @@ impl Notes {
         Self { sender, bytes }
     }
 
-    fn say(&self, swap: Swap, bytes: usize) {
+    pub(super) fn say(&self, swap: Swap, bytes: usize) {
         let room = self.bytes.fetch_add(bytes, Ordering::Relaxed) + bytes <= WAITING_BYTES;
-        if !room || self.sender.try_send(Note::Accepted(Box::new(swap), bytes)).is_err() {
+        if !room || self.sender.try_send(Note::Say(Box::new(swap), bytes)).is_err() {
             self.bytes.fetch_sub(bytes, Ordering::Relaxed);
-            tracing::debug!("too many accepted jobs at once; this one is not shown until it runs");
+            tracing::debug!("too much is noted at once; this is not shown; an accepted job is when it runs");
         }
     }
 
