@@ -26,6 +26,7 @@ mod rabbitmq;
 mod redis;
 pub mod sqlite;
 mod tls;
+mod unreadable;
 mod url;
 mod view;
 

@@ -183,7 +183,10 @@ impl Scenario {
         );
         let mut under_way = JoinSet::new();
         for (number, run) in (0..).zip((self.runs)(options)) {
-            if options.on.is_some_and(|on| (on == Where::Sqlite) != (run.place == Where::Sqlite)) {
+            if options
+                .on
+                .is_some_and(|on| (on == Where::Sqlite) != (run.place == Where::Sqlite))
+            {
                 continue;
             }
             let (gate, shared, scenario) = (Arc::clone(&gate), Arc::clone(&shared), self.name);

@@ -225,6 +225,13 @@ const TESTED: &[(&str, Tested)] = &[
             "the_newest_unreadable_parcels_are_kept",
         ),
     ),
+    (
+        "unreadable, too long",
+        Edge(
+            "broker/src/unreadable.rs",
+            "a_message_is_kept_whole_unless_it_is_longer_than_one_may_be",
+        ),
+    ),
     ("unreadable, notes", No),
     (
         "unreadable, shown",

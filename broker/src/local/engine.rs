@@ -15,6 +15,7 @@ use millhand_proto::{
 use super::records::Records;
 use super::tables::{CopyRow, NewCopy, Sql, Tables, copy_in};
 use crate::backend::{Claim, Pushed, Settled, Verdict};
+use crate::unreadable::kept;
 use crate::view::{JobFilter, JobPage, JobView};
 
 /// What others must be told after the commit.
@@ -352,7 +353,7 @@ impl<'c> Engine<'c> {
     /// Takes a parcel, or a job of it, that cannot be read out of the way.
     pub(super) fn set_aside(&mut self, queue: &str, id: Option<JobId>, reason: &str, body: &[u8]) -> Sql<()> {
         self.tables
-            .put_unreadable(self.now, queue, reason, body, limits::UNREADABLE)?;
+            .put_unreadable(self.now, queue, reason, kept(body), limits::UNREADABLE)?;
         let (Some(id), Ok(queue), Ok(task)) = (id, QueueName::new(queue), millhand_proto::TaskName::new("unreadable"))
         else {
             return Ok(());

@@ -279,7 +279,10 @@ fn open(row: &CopyRow, taken_at: Timestamp) -> (Option<Delivery>, Vec<Bad>) {
     let (parcel, mut bad): (_, Vec<Bad>) = match Parcel::decode(&row.body) {
         Ok(opened) => {
             let bad = opened.bad.into_iter();
-            (opened.parcel, bad.map(|b| (b.id, b.error.to_string(), b.bytes)).collect())
+            (
+                opened.parcel,
+                bad.map(|b| (b.id, b.error.to_string(), b.bytes)).collect(),
+            )
         }
         Err(error) => (None, vec![(None, error.to_string(), row.body.clone())]),
     };

@@ -12,13 +12,12 @@ use super::changes::Change;
 use super::queue::{Arrival, Outgoing, Route, Side};
 use super::store::{Effect, Key, Swap};
 use crate::backend::{Delivery, Pushed};
+use crate::unreadable::kept;
 
 /// The pause between two tries.
 const AGAIN: Duration = Duration::from_secs(1);
 /// Messages that go together.
 const BATCH: usize = 128;
-/// Bytes that are kept of a message that is longer than one may be: RabbitMQ would not get it from here.
-const KEPT: usize = 64 << 10;
 
 /// A message that cannot be read, or not all of it.
 pub(super) struct Spoiled {
@@ -37,12 +36,7 @@ impl Spoiled {
     /// Its bytes, on their way aside.
     fn outgoing(&self) -> Outgoing {
         let body = &self.arrival.body;
-        let kept = if body.len() > limits::MESSAGE_BYTES {
-            body.slice(..KEPT)
-        } else {
-            body.clone()
-        };
-        Outgoing::new(Route::Side(Side::Unreadable, None), kept)
+        Outgoing::new(Route::Side(Side::Unreadable, None), body.slice_ref(kept(body)))
     }
 }
 
