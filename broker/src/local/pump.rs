@@ -170,13 +170,13 @@ impl Ends {
 }
 
 async fn pump(local: &Local, subscription: &Subscription, mut ends: Ends) -> Result<()> {
-    let (counts, out) = (Arc::new(Counts::default()), ends.out.clone());
+    let counts = Arc::new(Counts::default());
     let deliver = async |deliveries: Vec<Delivery>| {
         for delivery in deliveries {
             let worker = subscription.worker;
             local.ledger.hold(worker, delivery.id, &delivery.parcel, &counts);
             crash::point("deliver.after");
-            if out.send(delivery).await.is_err() {
+            if ends.out.send(delivery).await.is_err() {
                 return false;
             }
         }
