@@ -15,15 +15,10 @@ const USER: &str = "mill";
 const PASSWORD: &str = "canary-of-a-password";
 
 /// Starts both servers of a fleet.
-pub(crate) fn servers() -> Arc<Servers> {
-    servers_with(&[], &[])
-}
-
-/// Starts both, with settings of RabbitMQ's and options of Redis'.
-pub(crate) fn servers_with(rabbit: &[(&str, &str)], redis: &[&str]) -> Arc<Servers> {
+pub(crate) fn servers(rabbit: &[(&str, &str)]) -> Arc<Servers> {
     let servers = Servers {
         rabbit: Rabbit::with(rabbit),
-        redis: redis_like(redis),
+        redis: redis_like(&[]),
     };
     // Clients may log in a moment before this is done.
     servers.rabbit.ctl(&["await_startup"]);
