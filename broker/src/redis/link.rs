@@ -36,6 +36,15 @@ const YEAR: Duration = Duration::from_secs(365 * 24 * 3600);
 /// The version of keys and records; newer data is refused.
 const DATA_VERSION: i64 = 1;
 
+/// How an ACL's refusal is known: of a command, of the choice of a database, and of what the script calls, up to
+/// Redis 7.0 and from then on.
+const NO_RIGHTS: [&str; 4] = [
+    "NoPerm",
+    "has no permissions to",
+    "The user executing the script can't",
+    "ACL failure in script",
+];
+
 /// One connection.
 #[derive(Clone)]
 pub(super) struct Wire {
@@ -386,6 +395,14 @@ impl Link {
             || text.contains("NOAUTH")
         {
             return Error::unusable(&self.place, "it refuses the user or password in the URL".into());
+        }
+        if NO_RIGHTS.iter().any(|words| text.contains(words)) {
+            let problem = format!("the user in the URL needs all rights on keys and channels mh:*: {text}");
+            return Error::unusable(&self.place, problem);
+        }
+        // Nothing else that is said of a database is for good: the server may be busy.
+        if text.contains("switch database") && (text.contains("out of range") || text.contains("cluster mode")) {
+            return Error::unusable(&self.place, format!("the database in the URL cannot be used: {text}"));
         }
         if error.kind() == redis::ErrorKind::RESP3NotSupported {
             return Error::unusable(

@@ -86,6 +86,64 @@ async fn a_wrong_password_and_newer_data_are_refused_without_secrets() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_not_there_and_a_user_without_rights_are_refused_in_the_words_of_the_server() {
+    let server = Server::start();
+    let refuses = async |user: &str, path: &str| {
+        let url = format!("redis://{user}127.0.0.1:{}{path}", server.port());
+        let store = Redis::new(&At::of(&url), "tests", 1, Io::start("tests").unwrap()).unwrap();
+        refused(store.swap(vec![put(1)]).await)
+    };
+    let said = refuses("", "/99").await;
+    assert!(
+        said.contains("the database in the URL") && said.contains("DB index is out of range"),
+        "{said}"
+    );
+    // Rights that are missing at the first look, and such that the script lacks.
+    for (lacks, names) in [
+        ("-info", "info"),
+        ("-evalsha", "evalsha"),
+        ("-del", "script"),
+        ("-select", "select"),
+    ] {
+        let user = [
+            "ACL", "SETUSER", "ana", "reset", "on", ">canary", "~*", "&*", "+@all", lacks,
+        ];
+        assert_eq!(server.command(&user).text(), "OK");
+        let said = refuses("ana:canary@", if lacks == "-select" { "/1" } else { "" }).await;
+        assert!(
+            said.contains("the user in the URL") && said.contains(names) && !said.contains("canary"),
+            "{lacks}: {said}"
+        );
+    }
+    let user = [
+        "ACL", "SETUSER", "ana", "reset", "on", ">canary", "~other*", "&*", "+@all",
+    ];
+    assert_eq!(server.command(&user).text(), "OK");
+    let said = refuses("ana:canary@", "").await;
+    assert!(said.contains("mh:*"), "{said}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rights_that_are_taken_away_for_a_while_are_outlived() {
+    let server = Server::start();
+    let ana = |rights: &str| {
+        let user = ["ACL", "SETUSER", "ana", "on", ">canary", "~*", "&*", "+@all", rights];
+        assert_eq!(block_in_place(|| server.command(&user)).text(), "OK");
+    };
+    ana("+@all");
+    let url = format!("redis://ana:canary@127.0.0.1:{}/1", server.port());
+    let store = Redis::new(&At::of(&url), "tests", 1, Io::start("tests").unwrap()).unwrap();
+    assert!(works(&store).await);
+    for rights in ["-@scripting", "-select", "-@all"] {
+        ana(rights);
+        server.command(&["CLIENT", "KILL", "USER", "ana"]);
+        assert!(!works(&store).await, "{rights}");
+        ana("+@all");
+        recovers(&store).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_server_may_say_for_a_while_is_outlived() {
     let server = Server::start();
     let store = store(&server);
