@@ -109,6 +109,15 @@ pub(crate) fn malformed(url: &str, form: &str) -> String {
     format!("it is no {form}: {why}")
 }
 
+/// Whether a % stands in the user or password that no two hexadecimal digits follow.
+fn breaks_off(url: &str) -> bool {
+    let rest = url.split_once("://").map_or("", |(_, rest)| rest);
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let user = authority.rsplit_once('@').map_or("", |(user, _)| user);
+    let escapes = |after: &str| after.len() >= 2 && after.bytes().take(2).all(|byte| byte.is_ascii_hexdigit());
+    !user.split('%').skip(1).all(escapes)
+}
+
 /// The parameters that Millhand takes off before the client libraries see the URL.
 const OWN: &[&str] = &["ns", "shards", "ca", "cert", "key"];
 /// The parameters of TLS.
@@ -281,6 +290,10 @@ impl BackendUrl {
             };
             if after(if of_store { store } else { broker }) == Some(true) {
                 return Err(wrong(of_store, format!("an @ stands after its host; {ESCAPES}")));
+            }
+            // Read as it stands, it would be another password.
+            if breaks_off(if of_store { store } else { broker }) {
+                return Err(wrong(of_store, format!("a % begins no escape; {ESCAPES}")));
             }
             let known = if of_store { OF_STORE } else { OF_BROKER };
             if let Some(name) = server.names.iter().find(|name| !known.contains(&name.as_str())) {
@@ -470,9 +483,19 @@ mod tests {
             ("amqp://a?heartbeat=x", "redis://b", "heartbeat"),
             ("amqp://a", "redis://u:1@b:99999", "no port"),
             ("amqp://a", "redis://u:%zz@b/x", "in a password"),
+            (
+                "amqp://a",
+                "redis://:5%ZZcanary@b",
+                "a % begins no escape; in a password, @ is written %40",
+            ),
+            ("amqp://u:canary%@a", "redis://b", "a % begins no escape"),
+            ("amqp://u:canary%4@a", "redis://b", "a % begins no escape"),
+            ("amqp://%u:canary@a", "redis://b", "a % begins no escape"),
         ] {
             let error = both(broker, store).unwrap_err().to_string();
             assert!(error.contains(says), "{broker} {store} {error}");
+            assert!(!error.contains("canary"), "{error}");
         }
+        assert!(both("amqp://%75:%25%2f%2F@a/%", "redis://:100%25@b").is_ok());
     }
 }
