@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use millhand_broker::sqlite::Sqlite;
 use millhand_broker::{Act, Acted, Backend, Error, Mail, Pushed, Subscription};
 use millhand_proto::{Core, JobId, Mailbox, Parcel, Payload, QueueName, State, TaskName, Timestamp};
@@ -320,6 +321,44 @@ async fn a_file_that_another_process_has_locked_is_opened_and_its_lock_waited_fo
     let pushed = tokio::spawn(async move { push(&*backend, core(1)).await });
     other.execute_batch("COMMIT").unwrap();
     tokio::time::timeout(SOON, pushed).await.unwrap().unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_back_end_that_is_closed_waits_for_no_lock_and_keeps_what_it_took() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    let backend = Sqlite::open(&path).unwrap();
+    push(&*backend, core(1)).await;
+    let other = Connection::open(&path).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    // Under way, and nobody waits for what becomes of them.
+    for n in 2..5 {
+        let parcel = Parcel::pack(vec![core(n)]).unwrap();
+        let pushed = tokio::time::timeout(Duration::from_millis(50), backend.push(vec![parcel])).await;
+        assert!(pushed.is_err(), "{pushed:?}");
+    }
+    let closed = tokio::task::spawn_blocking(move || drop(backend));
+    tokio::time::timeout(SOON, closed).await.expect("closed").unwrap();
+    other.execute_batch("COMMIT").unwrap();
+    let ids = (1..5).map(|n| core(n).id).collect();
+    let known = Sqlite::open(&path).unwrap().read(ids).await.unwrap();
+    let known: Vec<bool> = known.iter().map(Option::is_some).collect();
+    assert_eq!(known, [true, false, false, false]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_asked_of_a_back_end_is_done_before_it_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("jobs.db");
+    let backend = Sqlite::open(&path).unwrap();
+    let ids: Vec<JobId> = (0..100).map(|n| core(n).id).collect();
+    for n in 0..100 {
+        // Asked, and not waited for.
+        let _ = backend.push(vec![Parcel::pack(vec![core(n)]).unwrap()]).now_or_never();
+    }
+    drop(backend);
+    let known = Sqlite::open(&path).unwrap().read(ids).await.unwrap();
+    assert_eq!(known.iter().flatten().count(), 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,12 +1,14 @@
 //! Group commit: one thread owns the connection, and the calls that arrive while one transaction
 //! is under way form the next. No timer, so a lone call waits for nothing.
 
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 
 use rusqlite::Connection;
 use tokio::sync::oneshot;
 
+use super::schema::wait_for_lock;
 use super::tables::Sql;
 use crate::error::{Error, Result};
 
@@ -57,6 +59,8 @@ where
 pub(super) struct Committer {
     calls: Option<mpsc::Sender<Box<dyn Call>>>,
     thread: Option<JoinHandle<()>>,
+    /// The handle is gone: nobody waits for an answer, so the thread waits for no lock.
+    ends: Arc<AtomicBool>,
 }
 
 impl std::fmt::Debug for dyn Call {
@@ -66,7 +70,12 @@ impl std::fmt::Debug for dyn Call {
 }
 
 impl Committer {
-    pub(super) fn start(connection: Connection, mode: Mode, place: String) -> Result<Self> {
+    pub(super) fn start(mut connection: Connection, mode: Mode, place: String) -> Result<Self> {
+        let ends = Arc::<AtomicBool>::default();
+        let ended = Arc::clone(&ends);
+        connection
+            .busy_handler(Some(move |tries| !ended.load(Ordering::SeqCst) && wait_for_lock(tries)))
+            .map_err(|error| explain(&place, &error))?;
         let (calls, inbox) = mpsc::channel::<Box<dyn Call>>();
         let name = if mode == Mode::Write {
             "millhand-commit"
@@ -84,6 +93,7 @@ impl Committer {
         Ok(Self {
             calls: Some(calls),
             thread: Some(thread),
+            ends,
         })
     }
 
@@ -132,7 +142,10 @@ impl Committer {
 }
 
 impl Drop for Committer {
+    /// What was called is still done, unless another process holds the lock: none of it was answered, so none of
+    /// it was promised.
     fn drop(&mut self) {
+        self.ends.store(true, Ordering::SeqCst);
         self.calls = None;
         if let Some(thread) = self.thread.take() {
             // The last handle may be dropped on this very thread, by a call's own state.

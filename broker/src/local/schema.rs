@@ -157,7 +157,7 @@ pub(super) fn open(path: &Path) -> Result<Connection> {
 /// Waits for another process's transaction. SQLite's own handler sleeps up to 100 ms at a time, which is many
 /// transactions long. The lock goes to whoever looks when it is free, so who has waited for some time looks more
 /// often than who has just come; who has waited for long does not: it is not a transaction that takes so long.
-fn wait_for_lock(tries: i32) -> bool {
+pub(super) fn wait_for_lock(tries: i32) -> bool {
     let micros = match tries {
         ..4 => 300,
         4..500 => 100,
