@@ -355,6 +355,10 @@ pub trait Backend: Send + Sync + std::fmt::Debug {
         let _ = time;
         false
     }
+    /// Why nothing can be pushed for now, where that is known without asking anybody.
+    fn trouble(&self) -> Option<String> {
+        None
+    }
     /// Makes parcels durable: one answer each, in order.
     fn push(&self, parcels: Vec<Parcel>) -> BoxFuture<'_, Vec<Pushed>>;
     /// Starts to deliver.

@@ -120,6 +120,9 @@ impl Backend for Faulty {
     fn advance_to(&self, time: Timestamp) -> bool {
         self.inner.advance_to(time)
     }
+    fn trouble(&self) -> Option<String> {
+        self.inner.trouble()
+    }
     fn push(&self, parcels: Vec<Parcel>) -> BoxFuture<'_, Vec<Pushed>> {
         let count = parcels.len();
         let call = self.inner.push(parcels);

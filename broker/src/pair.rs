@@ -177,6 +177,10 @@ impl Backend for Shared {
         self.0.store.now()
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.0.queue.trouble()
+    }
+
     fn push(&self, parcels: Vec<Parcel>) -> BoxFuture<'_, Vec<Pushed>> {
         Box::pin(self.0.push_all(parcels, false))
     }

@@ -107,6 +107,10 @@ impl Queue for RabbitMq {
         self.place.clone()
     }
 
+    fn trouble(&self) -> Option<String> {
+        self.outbox.why()
+    }
+
     fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Vec<Pushed>> {
         let count = messages.len();
         let published = self.io.run(Arc::clone(&self.outbox).publish(messages));

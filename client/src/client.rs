@@ -284,7 +284,9 @@ impl Client {
         Packer::new(pack, shared.backend.now(), shared.mailbox, shared.producer.clone())
     }
 
-    fn mint(&self) -> JobId {
+    /// A new id, for a job that is to be named before it is enqueued (with [`RawJob::job_id`]).
+    #[must_use]
+    pub fn mint(&self) -> JobId {
         JobId::minted(self.shared.backend.now(), crate::pack::random(), 0)
     }
 

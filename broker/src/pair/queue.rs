@@ -14,6 +14,8 @@ use crate::error::Result;
 pub(crate) trait Queue: Send + Sync + Debug {
     /// Where it is, without secrets.
     fn place(&self) -> String;
+    /// Why nothing can be published for now, where that is known.
+    fn trouble(&self) -> Option<String>;
     /// Makes messages durable: one answer each, in order. It waits out short faults; what it could
     /// not send in time is `Rejected`, what it sent without learning the end is `Unknown`.
     fn publish(&self, messages: Vec<Outgoing>) -> BoxFuture<'_, Vec<Pushed>>;

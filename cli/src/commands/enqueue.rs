@@ -5,14 +5,15 @@ use std::path::Path;
 use std::time::Duration;
 
 use millhand_broker::{Clock, JobView, QueueView, WorkerView};
-use millhand_client::{Client, EnqueueError, JobFailure, RawJob};
+use millhand_client::{Client, EnqueueError, JobFailure, RawJob, WaitError};
 use millhand_proto::{JobId, Payload, PayloadError, QueueName, State, limits};
+use tokio::time::{Instant, timeout};
 
 use crate::args::{EnqueueArgs, Format, Global};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Ui, clean};
 use crate::show;
-use crate::times::When;
+use crate::times::{self, When};
 use crate::views::{EnqueueJson, raw};
 
 /// After this long without an answer, that is said.
@@ -25,6 +26,7 @@ pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome 
     let settings = super::settings(global)?;
     let payload = payload(&args)?;
     let wait = args.wait.then_some(args.wait_timeout.unwrap_or(FOR_EVER));
+    let began = Instant::now();
     let task = args.task.to_string();
     let queue = args.queue.clone().unwrap_or_default();
     let job = job(args, payload, &queue);
@@ -33,16 +35,14 @@ pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome 
         .into_core(JobId::given("check"), Clock::system().now(), None, None)
         .map_err(EnqueueError::Invalid)?;
     let client = super::client(&settings, true)?;
-    let mut enqueued = std::pin::pin!(client.enqueue_raw(job));
-    let id = match tokio::time::timeout(PATIENCE, &mut enqueued).await {
+    // Known before it is enqueued: who waits for neither no longer can still look it up.
+    let id = job.given_id().unwrap_or_else(|| client.mint());
+    let enqueued = enqueue(&client, job.job_id(id), ui);
+    match timeout(wait.unwrap_or(FOR_EVER), enqueued).await {
         Ok(enqueued) => enqueued?,
-        Err(_) => {
-            let place = client.backend().facts().place;
-            ui.note(&format!("{place} has not taken it yet; it is tried on"));
-            enqueued.await?
-        }
-    };
-    let Some(timeout) = wait else {
+        Err(_) => return Err(not_taken(&client, id, wait.unwrap_or_default())),
+    }
+    let Some(within) = wait else {
         client.close().await;
         match ui.format {
             Format::Text => ui.print(&id.to_string())?,
@@ -51,14 +51,21 @@ pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome 
         return Ok(Exit::Done);
     };
     let waiting = async {
-        let mut ended = std::pin::pin!(client.wait_raw(id, timeout));
-        if let Ok(view) = tokio::time::timeout(PATIENCE, &mut ended).await {
-            return Ok(view?);
-        }
-        if let Some(why) = obstacle(&client, &queue).await {
-            ui.note(&format!("{why} It is waited for."));
-        }
-        Ok(ended.await?)
+        let mut ended = std::pin::pin!(client.wait_raw(id, within.saturating_sub(began.elapsed())));
+        let ended = match timeout(PATIENCE, &mut ended).await {
+            Ok(ended) => ended,
+            Err(_) => {
+                if let Some(why) = obstacle(&client, &queue).await {
+                    ui.note(&format!("{why} It is waited for."));
+                }
+                ended.await
+            }
+        };
+        Ok(ended.map_err(|error| match error {
+            // The time of the enqueue counts too.
+            WaitError::TimedOut { id, .. } => WaitError::TimedOut { id, after: within },
+            error => error,
+        })?)
     };
     let view = super::unless_interrupted(Box::pin(waiting), || {
         format!("the job goes on; wait again with: millhand job wait {id}")
@@ -67,6 +74,37 @@ pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome 
         Err(late) if late.exit == Exit::TimedOut => Err(explained(late, &client, id).await),
         view => result(&view?, ui),
     }
+}
+
+/// Enqueues it; says so when that takes long, and why.
+async fn enqueue(client: &Client, job: RawJob, ui: &Ui) -> Outcome<()> {
+    let mut enqueued = std::pin::pin!(client.enqueue_raw(job));
+    if let Ok(enqueued) = timeout(PATIENCE, &mut enqueued).await {
+        enqueued?;
+        return Ok(());
+    }
+    let place = client.backend().facts().place;
+    ui.note(&format!(
+        "{place} has not taken it yet; it is tried on{}",
+        cause(client)
+    ));
+    enqueued.await?;
+    Ok(())
+}
+
+/// Why nothing is taken, where that is known, to be put behind what is said of it.
+fn cause(client: &Client) -> String {
+    let trouble = client.backend().trouble();
+    trouble.map_or_else(String::new, |why| format!(": {}", clean(&why, false)))
+}
+
+/// The time is up, and nobody can say what became of the job.
+fn not_taken(client: &Client, id: JobId, within: Duration) -> Failure {
+    let (within, cause) = (times::human(within), cause(client));
+    let message = format!("job {id} was not taken within {within}, and may still be taken{cause}");
+    Failure::new(Exit::TimedOut, "timed_out", message).hint(format!(
+        "look it up with: millhand job show {id}; or enqueue it again with --id {id}: an id is one job"
+    ))
 }
 
 /// What keeps the job, as far as it can be told.

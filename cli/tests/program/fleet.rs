@@ -1,6 +1,9 @@
 //! The program on RabbitMQ and Redis: the same commands, two URLs later.
 
 use std::process::Stdio;
+use std::time::Instant;
+
+use millhand_proto::{JobId, limits};
 
 use crate::place::{Place, json, signal, text, until};
 
@@ -197,7 +200,26 @@ fn servers_that_are_away_are_named_and_no_secret_is_told() {
     ];
     let (_, err) = place.expect(5, &[&["enqueue", "wordcount"], &away[..]].concat());
     assert!(
-        err.contains("has not taken it yet") && err.contains("was not enqueued"),
+        err.contains("has not taken it yet; it is tried on: RabbitMQ cannot be reached: Connection refused")
+            && err.contains("was not enqueued"),
+        "{err}"
+    );
+    assert!(!err.contains("canary"), "{err}");
+    // The time of the enqueue counts: less than it would be tried without a limit.
+    let began = Instant::now();
+    let waits = [
+        "enqueue",
+        "wordcount",
+        "--id",
+        "mine",
+        "--wait",
+        "--wait-timeout",
+        "100ms",
+    ];
+    let (_, err) = place.expect(124, &[&waits[..], &away].concat());
+    assert!(began.elapsed() < limits::PUBLISH, "{:?}", began.elapsed());
+    assert!(
+        err.contains(&format!("job {} was not taken within 100 ms", JobId::given("mine"))) && err.contains("may still"),
         "{err}"
     );
     assert!(!err.contains("canary"), "{err}");
