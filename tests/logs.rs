@@ -1,10 +1,11 @@
 //! What handlers say: into the job's log when the attempt has ended, and as progress while it runs.
 #![allow(missing_docs, clippy::unwrap_used, clippy::needless_pass_by_value)]
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, LazyLock, Mutex};
 use std::time::Duration;
 
 use millhand::{Client, Context, Failure, LogSource, Progress, Task, Worker};
+use millhand_broker::faults::{Door, Fault, Faulty};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 
@@ -13,6 +14,14 @@ struct Talk;
 
 impl Task for Talk {
     const NAME: &'static str = "talk";
+    type Output = ();
+}
+
+#[derive(Serialize, Deserialize)]
+struct Shut;
+
+impl Task for Shut {
+    const NAME: &'static str = "shut";
     type Output = ();
 }
 
@@ -115,14 +124,52 @@ impl std::io::Write for Logged {
     }
 }
 
+impl Logged {
+    fn text(&self) -> String {
+        String::from_utf8(self.0.lock().unwrap().clone()).unwrap()
+    }
+}
+
+/// What is logged from now on, at the latest.
+fn logged() -> &'static Logged {
+    static LOGGED: LazyLock<Logged> = LazyLock::new(|| {
+        let logged = Logged::default();
+        let writer = logged.clone();
+        tracing_subscriber::fmt()
+            .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
+            .with_ansi(false)
+            .with_writer(move || writer.clone())
+            .init();
+        logged
+    });
+    &LOGGED
+}
+
+#[tokio::test]
+async fn a_job_is_said_to_be_dead_when_it_is() {
+    let logged = logged();
+    let faulty = Faulty::around(millhand::memory().unwrap());
+    let id = Client::new(faulty.clone()).enqueue(Shut).await.unwrap().id();
+    faulty.plan(Door::Settle, Fault::RequestLost, 3);
+    let dies = |_: Shut, _: Context| async { Err::<(), _>(Failure::fatal("shut")) };
+    Worker::new(faulty).on_async(dies).run_until_idle().await.unwrap();
+    let logged = logged.text();
+    let lines = |what: &str, which: &str| {
+        let holds = |(_, line): &(usize, &str)| line.contains(what) && line.contains(which);
+        let lines = logged.lines().enumerate().filter(holds);
+        lines.map(|(number, _)| number).collect::<Vec<_>>()
+    };
+    let (dead, refused) = (
+        lines("the job is dead", &id.to_string()),
+        lines("it is asked again", "what=\"settle\""),
+    );
+    assert_eq!((dead.len(), refused.len()), (1, 3), "{logged}");
+    assert!(refused[2] < dead[0], "{logged}");
+}
+
 #[tokio::test]
 async fn arguments_that_do_not_fit_are_told_in_the_record_and_not_logged() {
-    let logged = Logged::default();
-    let writer = logged.clone();
-    tracing_subscriber::fmt()
-        .with_max_level(tracing_subscriber::filter::LevelFilter::TRACE)
-        .with_writer(move || writer.clone())
-        .init();
+    let logged = logged();
     let backend = millhand::memory().unwrap();
     let client = Client::new(Arc::clone(&backend));
     let id = client.enqueue(Shout("canary".into())).await.unwrap().id();
@@ -130,7 +177,7 @@ async fn arguments_that_do_not_fit_are_told_in_the_record_and_not_logged() {
     worker.run_until_idle().await.unwrap();
     let told = client.handle::<Shout>(id).wait(Duration::from_secs(60)).await.unwrap();
     assert!(told.unwrap_err().to_string().contains("canary"));
-    let logged = String::from_utf8(logged.0.lock().unwrap().clone()).unwrap();
+    let logged = logged.text();
     let line = logged
         .lines()
         .find(|line| line.contains("the job is dead") && line.contains(&id.to_string()));

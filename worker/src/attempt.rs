@@ -45,10 +45,10 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
         } => (fence, suspect, crashes),
         instead => {
             drop((slot, alone));
-            let verdict = without_run(&instead, &crew);
-            tell(&job, &verdict);
             let counted = Counted::met(&instead);
-            let settled = crew.settle(settlement(&job, verdict)).await;
+            let settlement = settlement(&job, without_run(&instead, &crew));
+            let settled = crew.settle(&settlement).await;
+            tell(&job, &settlement.verdict, settled);
             crew.count(&job, settled, &counted, slot_at);
             return (settled == Some(Settled::Stale)).then_some(job);
         }
@@ -139,8 +139,6 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
         Decision::GiveBack => Verdict::GiveBack { fence, worker: crew.me },
     };
 
-    tell(&job, &verdict);
-
     // Settle: the slot is free as soon as the settle window takes what ended.
     let window = crew.window.acquire().await;
     if let Some(slot) = slot {
@@ -151,7 +149,8 @@ pub(crate) async fn attempt(crew: Arc<Crew>, job: Waiting, slot: Option<Slot>) -
         log: log.take(job.copy.attempt()),
         ..settlement(&job, verdict)
     };
-    let settled = crew.settle(settlement).await;
+    let settled = crew.settle(&settlement).await;
+    tell(&job, &settlement.verdict, settled);
     crew.count(&job, settled, &counted, now);
     drop(window);
     drop(presence);
@@ -182,10 +181,15 @@ fn claim(crew: &Crew, job: &Waiting, running_here: bool, has_slot: bool) -> Clai
     }
 }
 
-/// Says in the log what an operator would ask about.
-fn tell(job: &Waiting, verdict: &Verdict) {
+/// Says in the log what an operator would ask about, when it is so: what is decided may wait long for its
+/// settlement, and be thrown away there.
+fn tell(job: &Waiting, verdict: &Verdict, settled: Option<Settled>) {
     let copy = &job.copy;
     let (id, task, attempt) = (copy.id(), &copy.core.task, copy.attempt());
+    if settled != Some(Settled::Done) {
+        tracing::debug!(job = %id, %task, attempt, ?settled, "not settled; it comes again");
+        return;
+    }
     match verdict {
         Verdict::Leave {
             successor,

@@ -232,7 +232,7 @@ impl Crew {
 
     /// Settles one job, for as long as the store is away: what ended is never acknowledged
     /// unremembered.
-    pub(crate) async fn settle(&self, settlement: Settlement) -> Option<Settled> {
+    pub(crate) async fn settle(&self, settlement: &Settlement) -> Option<Settled> {
         let door = match settlement.verdict {
             Verdict::Acknowledge | Verdict::Succeed { .. } | Verdict::Cancel { .. } => &self.ends,
             _ => &self.leaves,
@@ -272,7 +272,7 @@ impl Crew {
             return;
         }
         for (id, settlement) in self.long_runs(Instant::now()) {
-            if self.settle(settlement).await == Some(Settled::Done)
+            if self.settle(&settlement).await == Some(Settled::Done)
                 && let Some(run) = self.runs().get_mut(&id)
             {
                 run.detached = true;

@@ -330,7 +330,7 @@ impl Dispatch {
             let back = Over(self.events.clone(), || Event::Back);
             self.going_back += 1;
             tokio::spawn(async move {
-                crew.settle(settlement(&job, Verdict::Release(how))).await;
+                crew.settle(&settlement(&job, Verdict::Release(how))).await;
                 drop(back);
             });
         }

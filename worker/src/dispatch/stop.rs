@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use millhand_broker::{Error, Release};
+use millhand_broker::Release;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::{Dispatch, Ears};
@@ -46,8 +46,9 @@ impl Dispatch {
         }
         self.say_health();
         let left = timeout(LAST_WORDS, self.crew.backend.leave(self.crew.me)).await;
-        if let Err(error) = left.unwrap_or(Err(Error::Closed)) {
-            tracing::warn!(%error, "could not say that this worker is gone; others will notice");
+        let left = left.map_or_else(|late| Err(late.to_string()), |left| left.map_err(|error| error.to_string()));
+        if let Err(error) = left {
+            tracing::warn!(error, "could not say that this worker is gone; others will notice");
         }
         if let Some(crew) = Arc::into_inner(self.crew) {
             crew.executors.stop().await;
