@@ -21,7 +21,7 @@ Exit codes
     6  partly done: some were refused
     7  not confirmed
   100  the awaited job did not succeed (job wait, enqueue --wait)
-  124  the time is up, and the job goes on
+  124  the time is up, and the job goes on; where it says so, it may not have been taken yet
   130  interrupted by Ctrl-C";
 
 const ENVIRONMENT: &str = "\
@@ -96,10 +96,12 @@ pub(crate) struct Global {
     /// The settings file [default: ./millhand.toml if it is there]
     #[arg(long, global = true, value_name = "FILE")]
     pub(crate) config: Option<PathBuf>,
-    /// What carries jobs: sqlite:FILE or amqp://HOST [default: sqlite:millhand.db]
+    /// What carries jobs: sqlite:FILE or amqp://HOST; with TLS amqps://HOST with ?ca=FILE and
+    /// cert=FILE&key=FILE [default: sqlite:millhand.db]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) broker: Option<String>,
-    /// What remembers jobs: redis://HOST beside RabbitMQ [default: the broker]
+    /// What remembers jobs: redis://HOST beside RabbitMQ; with TLS rediss://HOST with ?ca=FILE and
+    /// cert=FILE&key=FILE [default: the broker]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) store: Option<String>,
     /// How to print: text for people, json and jsonl for programs
@@ -330,7 +332,7 @@ pub(crate) struct EnqueueArgs {
     /// Wait for the job's end and print its result alone
     #[arg(long)]
     pub(crate) wait: bool,
-    /// Wait no longer than this
+    /// Wait no longer than this, from the beginning of the enqueue
     #[arg(long, value_name = "DURATION", requires = "wait", value_parser = times::duration)]
     pub(crate) wait_timeout: Option<Duration>,
 }
@@ -494,6 +496,15 @@ mod tests {
     use clap::CommandFactory;
 
     use super::*;
+
+    #[test]
+    fn the_help_names_tls_and_its_parameters() {
+        let help = Cli::command().render_long_help().to_string();
+        for url in ["amqps://HOST", "rediss://HOST"] {
+            let line = help.split_once(url).unwrap().1;
+            assert!(line.starts_with(" with ?ca=FILE"), "{help}");
+        }
+    }
 
     #[test]
     fn the_command_line_is_well_formed_and_takes_settings_after_the_command() {

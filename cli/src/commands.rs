@@ -16,6 +16,8 @@ mod worker;
 mod workers;
 
 use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
 use std::path::Path;
 
 use millhand_broker::BackendUrl;
@@ -96,6 +98,29 @@ fn client(settings: &Settings, makes: bool) -> Outcome<Client> {
 fn exists(path: &Path) -> bool {
     // Only what is surely missing is said to be missing.
     !matches!(path.try_exists(), Ok(false))
+}
+
+/// An address that cannot be listened on, and what may be done: each cause asks for something else.
+fn not_bound(message: String, why: io::ErrorKind, flag: &str, address: SocketAddr) -> Failure {
+    let failure = Failure::new(Exit::Failed, "bind", message);
+    let ip = match address {
+        SocketAddr::V4(address) => address.ip().to_string(),
+        SocketAddr::V6(address) => format!("[{}]", address.ip()),
+    };
+    match why {
+        io::ErrorKind::AddrInUse => failure.hint(format!(
+            "another program listens there; {flag} {ip}:0 takes any port that is free, and says which"
+        )),
+        io::ErrorKind::AddrNotAvailable => failure.hint(format!(
+            "{ip} is no address of this machine; {flag} 127.0.0.1:{} is for this machine only",
+            address.port()
+        )),
+        io::ErrorKind::PermissionDenied if address.port() < 1024 => failure.hint(format!(
+            "ports below 1024 need more rights than this user has; {flag} {ip}:0 takes any port that is free, and says \
+             which"
+        )),
+        _ => failure,
+    }
 }
 
 /// Ends a command at Ctrl-C.

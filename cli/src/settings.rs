@@ -20,7 +20,7 @@ use std::time::Duration;
 use config::{Config, Environment, File, FileFormat, Map, Source};
 use millhand_broker::BackendUrl;
 use millhand_proto::{QueueName, TaskName, limits};
-use millhand_worker::{CommandKind, Recycle};
+use millhand_worker::{CommandKind, Recycle, Slots};
 
 use self::sources::{Origins, read, variables};
 use self::values::Reader;
@@ -43,8 +43,10 @@ pub(crate) struct Settings {
 pub(crate) struct WorkerSettings {
     pub(crate) queues: Vec<QueueName>,
     pub(crate) asyncs: usize,
-    pub(crate) threads: usize,
-    pub(crate) processes: usize,
+    /// Where it is not set, there are as many as cores.
+    pub(crate) threads: Option<usize>,
+    /// The same.
+    pub(crate) processes: Option<usize>,
     pub(crate) grace: Duration,
     pub(crate) recycle: Recycle,
     pub(crate) health: Option<SocketAddr>,
@@ -52,15 +54,26 @@ pub(crate) struct WorkerSettings {
 
 impl Default for WorkerSettings {
     fn default() -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         Self {
             queues: vec![QueueName::default()],
             asyncs: limits::ASYNC_SLOTS,
-            threads: cores,
-            processes: cores,
+            threads: None,
+            processes: None,
             grace: limits::GRACE,
             recycle: Recycle::default(),
             health: None,
+        }
+    }
+}
+
+impl WorkerSettings {
+    /// How many jobs may run at once, with what is not set.
+    pub(crate) fn slots(&self) -> Slots {
+        let cores = Slots::default();
+        Slots {
+            asyncs: self.asyncs,
+            threads: self.threads.unwrap_or(cores.threads),
+            processes: self.processes.unwrap_or(cores.processes),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! `millhand dashboard`
 
-use millhand_dashboard::Dashboard;
+use millhand_dashboard::{BindError, Dashboard};
 
 use crate::args::{DashboardArgs, Global};
 use crate::exit::{Exit, Failure, Outcome};
@@ -10,8 +10,12 @@ pub(super) async fn run(args: DashboardArgs, global: &Global, ui: &Ui) -> Outcom
     let settings = super::settings(global)?;
     let client = super::client(&settings, false)?;
     let place = client.backend().facts().place;
-    let dashboard = Dashboard::bind(client, args.bind).await.map_err(|e| {
-        Failure::new(Exit::Failed, "bind", e.to_string()).hint("--bind 127.0.0.1:0 takes any port that is free")
+    let dashboard = Dashboard::bind(client, args.bind).await.map_err(|error| {
+        let message = error.to_string();
+        match error {
+            BindError::Taken { address, why } => super::not_bound(message, why.kind(), "--bind", address),
+            _ => Failure::usage(message),
+        }
     })?;
     ui.note(&format!(
         "dashboard of {place} at http://{}; Ctrl-C stops it",

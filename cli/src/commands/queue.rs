@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use millhand_broker::Counts;
+use millhand_broker::{Counts, JobFilter, WorkerView};
 use millhand_client::Client;
 use millhand_proto::QueueName;
 
@@ -19,9 +19,17 @@ pub(super) async fn run(command: QueueCommand, global: &Global, ui: &Ui) -> Outc
     match command {
         QueueCommand::List => list(&client, ui).await,
         QueueCommand::Pause { queue } => {
+            // Looked at before: a pause alone makes a queue known.
+            let unknown = is_unknown(&client, &queue).await;
             let changed = admin.pause(queue.clone()).await?;
             let said = if changed { "is paused" } else { "was paused already" };
-            control(ui, "pause", &queue, changed, said)
+            let done = control(ui, "pause", &queue, changed, said)?;
+            if unknown {
+                ui.note(&format!(
+                    "no worker and no job of queue {queue} is known; it is paused for those that come"
+                ));
+            }
+            Ok(done)
         }
         QueueCommand::Resume { queue } => {
             let changed = admin.resume(queue.clone()).await?;
@@ -30,6 +38,21 @@ pub(super) async fn run(command: QueueCommand, global: &Global, ui: &Ui) -> Outc
         }
         QueueCommand::Purge { queue, confirm } => purge(&client, queue, &confirm, ui).await,
     }
+}
+
+/// Whether nothing is known of a queue, as far as that can be told.
+async fn is_unknown(client: &Client, queue: &QueueName) -> bool {
+    let backend = client.backend();
+    let filter = JobFilter {
+        queue: Some(queue.clone()),
+        limit: 1,
+        ..JobFilter::default()
+    };
+    let (listed, workers) = (backend.queues().await, backend.workers().await);
+    let takes = |worker: &WorkerView| worker.beat.queues.contains(queue);
+    listed.is_ok_and(|queues| queues.iter().all(|view| view.name != *queue))
+        && workers.is_ok_and(|workers| !workers.iter().any(takes))
+        && backend.jobs(filter).await.is_ok_and(|page| page.jobs.is_empty())
 }
 
 async fn list(client: &Client, ui: &Ui) -> Outcome {

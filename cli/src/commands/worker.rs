@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use millhand_proto::{QueueName, RetryWish, TaskName, TimeLimits};
-use millhand_worker::{CommandKind, CommandTask, Slots, TaskOptions, Worker, WorkerError};
+use millhand_worker::{CommandKind, CommandTask, TaskOptions, Worker, WorkerError};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
@@ -78,9 +78,13 @@ pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
     match ended {
         Ok(()) => Ok(Exit::Done),
         Err(WorkerError::Backend(error)) => Err(error.into()),
-        Err(error @ WorkerError::Health { .. }) => Err(Failure::new(Exit::Failed, "bind", error.to_string())
-            .hint("--health 127.0.0.1:0 takes any port that is free, and says which")),
-        Err(error) => Err(Failure::new(Exit::Failed, "worker", error.to_string())),
+        Err(error) => {
+            let message = error.to_string();
+            Err(match error {
+                WorkerError::Health { address, why } => super::not_bound(message, why.kind(), "--health", address),
+                _ => Failure::new(Exit::Failed, "worker", message),
+            })
+        }
     }
 }
 
@@ -100,15 +104,10 @@ fn is_program(name: &str) -> bool {
 
 fn build(backend: std::sync::Arc<dyn millhand_broker::Backend>, settings: &Settings) -> Worker {
     let worker = &settings.worker;
-    let slots = Slots {
-        asyncs: worker.asyncs,
-        threads: worker.threads,
-        processes: worker.processes,
-    };
     let queues = worker.queues.iter().map(QueueName::as_str);
     let start = Worker::new(backend)
         .queues(queues)
-        .slots(slots)
+        .slots(worker.slots())
         .grace(worker.grace)
         .recycle(worker.recycle);
     let start = match worker.health {
@@ -151,24 +150,24 @@ fn summary(settings: &Settings) -> String {
         .as_ref()
         .map_or_else(|| "no file".to_owned(), |f| f.display().to_string());
     let queues: Vec<_> = worker.queues.iter().map(QueueName::as_str).collect();
+    let slots = worker.slots();
     format!(
         "{} of {file} on {}; slots: {} async, {} thread{}, {} process{}",
         plural(settings.tasks.len() as u64, "task"),
         queues.join(", "),
-        worker.asyncs,
-        worker.threads,
+        slots.asyncs,
+        slots.threads,
         whence(worker.threads),
-        worker.processes,
+        slots.processes,
         whence(worker.processes),
     )
 }
 
 /// Where a number of slots comes from.
-fn whence(slots: usize) -> &'static str {
-    if slots == Slots::default().processes {
-        " (one per core that affinity and quota allow)"
-    } else {
-        " (set)"
+fn whence(set: Option<usize>) -> &'static str {
+    match set {
+        Some(_) => " (set)",
+        None => " (one per core that affinity and quota allow)",
     }
 }
 

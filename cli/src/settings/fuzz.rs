@@ -8,7 +8,8 @@ pub(crate) fn settings(text: &str) {
         Ok(settings) => {
             let worker = &settings.worker;
             assert!(!worker.queues.is_empty());
-            assert!(worker.asyncs + worker.threads + worker.processes > 0);
+            let slots = worker.slots();
+            assert!(slots.asyncs + slots.threads + slots.processes > 0);
             for task in settings.tasks.values() {
                 assert!(!task.command[0].is_empty());
                 let limits = [task.soft_timeout, task.timeout].into_iter().flatten();

@@ -86,8 +86,8 @@ impl Reader {
             match name.as_str() {
                 "queues" => worker.queues = self.queues(&key, value).unwrap_or_default(),
                 "async" => worker.asyncs = self.count(&key, value, 0..=10_000).unwrap_or(1),
-                "threads" => worker.threads = self.count(&key, value, 0..=10_000).unwrap_or(1),
-                "processes" => worker.processes = self.count(&key, value, 0..=10_000).unwrap_or(1),
+                "threads" => worker.threads = self.count(&key, value, 0..=10_000),
+                "processes" => worker.processes = self.count(&key, value, 0..=10_000),
                 "grace" => worker.grace = self.span(&key, value).unwrap_or_default(),
                 "health" => worker.health = self.address(&key, value),
                 "recycle_jobs" => worker.recycle.jobs = self.number(&key, value, 1..=MOST_JOBS),
@@ -95,7 +95,7 @@ impl Reader {
                 _ => self.unknown(&key),
             }
         }
-        if worker.asyncs + worker.threads + worker.processes == 0 {
+        if (worker.asyncs, worker.threads, worker.processes) == (0, Some(0), Some(0)) {
             self.say(|reader| {
                 format!(
                     "{}: worker.async, worker.threads and worker.processes are all 0: a worker needs a slot",

@@ -110,7 +110,7 @@ fn flags_rule_over_the_environment_and_that_over_the_file() {
     ];
     let settings = load(file, &env, None).unwrap();
     assert_eq!(settings.broker, BackendUrl::Sqlite("env.db".into()));
-    assert_eq!((settings.worker.processes, settings.worker.threads), (7, 1));
+    assert_eq!((settings.worker.processes, settings.worker.threads), (Some(7), Some(1)));
     assert_eq!(settings.worker.queues, ["a", "b"].map(|q| QueueName::new(q).unwrap()));
     let recycle = Recycle {
         jobs: Some(3),

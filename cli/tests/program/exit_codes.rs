@@ -200,6 +200,46 @@ fn acts_by_filter_are_confirmed_counted_and_tried_dry() {
 }
 
 #[test]
+fn a_pause_of_a_queue_that_nobody_knows_is_noted() {
+    let place = Place::new();
+    place.expect(0, &["enqueue", "wordcount", "--queue", "known"]);
+    let (_, err) = place.expect(0, &["queue", "pause", "known"]);
+    assert_eq!(err, "queue known is paused\n");
+    let (_, err) = place.expect(0, &["queue", "pause", "knwon"]);
+    assert!(
+        err.contains("queue knwon is paused") && err.contains("no worker and no job of queue knwon is known"),
+        "{err}"
+    );
+    // One whose jobs have all ended is known, and so is one that a worker takes.
+    place.expect(0, &["queue", "purge", "known", "--yes"]);
+    place.expect(0, &["queue", "resume", "known"]);
+    let (_, err) = place.expect(0, &["queue", "pause", "known"]);
+    assert_eq!(err, "queue known is paused\n");
+    let _worker = place.worker();
+    until("a worker", || {
+        !json(&place.expect(0, &["worker", "list", "--json"]).0)["items"][0].is_null()
+    });
+    let (_, err) = place.expect(0, &["queue", "pause", "default"]);
+    assert_eq!(err, "queue default is paused\n");
+}
+
+#[test]
+fn slots_that_are_set_are_said_to_be_also_where_they_are_as_many_as_cores() {
+    let place = Place::new();
+    let settings = std::fs::read_to_string(place.path().join("millhand.toml")).unwrap();
+    let cores = std::thread::available_parallelism().unwrap();
+    let check = |threads: &str| {
+        let settings = settings.replace("threads = 1\n", threads);
+        std::fs::write(place.path().join("millhand.toml"), settings).unwrap();
+        place.expect(0, &["worker", "--check"]).1
+    };
+    let said = check(&format!("threads = {cores}\n"));
+    assert!(said.contains(&format!("{cores} thread (set)")), "{said}");
+    let said = check("");
+    assert!(said.contains(&format!("{cores} thread (one per core")), "{said}");
+}
+
+#[test]
 fn an_interrupt_is_130() {
     let place = Place::new();
     let args = ["enqueue", "slow", "--wait"];

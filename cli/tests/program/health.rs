@@ -75,7 +75,16 @@ fn where_a_worker_answers_stands_in_the_settings() {
     place.expect(0, &["worker", "--check"]);
     let (_, error) = place.expect(1, &["worker"]);
     assert!(error.contains(&format!("cannot answer how it is at {at}")), "{error}");
-    assert!(error.contains("--health 127.0.0.1:0"), "{error}");
+    assert!(
+        error.contains("another program listens there; --health 127.0.0.1:0"),
+        "{error}"
+    );
+    // An address that is kept for documents (RFC 5737), and so no machine's.
+    let (_, error) = place.expect(1, &["worker", "--health", "192.0.2.1:7701"]);
+    assert!(
+        error.contains("192.0.2.1 is no address of this machine; --health 127.0.0.1:7701"),
+        "{error}"
+    );
     let other = std::thread::spawn(move || {
         let (mut stream, _) = taken.accept().unwrap();
         stream.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
