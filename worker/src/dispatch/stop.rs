@@ -46,8 +46,11 @@ impl Dispatch {
         }
         self.say_health();
         let left = timeout(LAST_WORDS, self.crew.backend.leave(self.crew.me)).await;
-        let left = left.map_or_else(|late| Err(late.to_string()), |left| left.map_err(|error| error.to_string()));
-        if let Err(error) = left {
+        let error = match left {
+            Ok(left) => left.err().map(|error| error.to_string()),
+            Err(_) => Some("it took too long".to_owned()),
+        };
+        if let Some(error) = error {
             tracing::warn!(error, "could not say that this worker is gone; others will notice");
         }
         if let Some(crew) = Arc::into_inner(self.crew) {
