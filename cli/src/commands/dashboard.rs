@@ -13,7 +13,7 @@ pub(super) async fn run(args: DashboardArgs, global: &Global, ui: &Ui) -> Outcom
     let dashboard = Dashboard::bind(client, args.bind).await.map_err(|error| {
         let message = error.to_string();
         match error {
-            BindError::Taken { address, why } => super::not_bound(message, why.kind(), "--bind", address),
+            BindError::Taken { address, source } => super::not_bound(message, source.kind(), "--bind", address),
             _ => Failure::usage(message),
         }
     })?;
