@@ -15,9 +15,9 @@ const USER: &str = "mill";
 const PASSWORD: &str = "canary-of-a-password";
 
 /// Starts both servers of a fleet.
-pub(crate) fn servers(rabbit: &[(&str, &str)]) -> Arc<Servers> {
+pub(crate) fn servers() -> Arc<Servers> {
     let servers = Servers {
-        rabbit: Rabbit::with(rabbit),
+        rabbit: Rabbit::start(),
         redis: redis_like(&[]),
     };
     // Clients may log in a moment before this is done.

@@ -75,8 +75,6 @@ pub(crate) struct Run {
     short_jobs: bool,
     packed: bool,
     forgets: bool,
-    /// Lines of `rabbitmq.conf`, for servers of its own.
-    rabbit: &'static [(&'static str, &'static str)],
     play: Play,
 }
 
@@ -104,7 +102,6 @@ impl Run {
             short_jobs: false,
             packed: false,
             forgets: false,
-            rabbit: &[],
             play: Box::new(|scene| Box::pin(play(scene))),
         }
     }
@@ -132,12 +129,6 @@ impl Run {
     }
 
     /// The store loses what it knew: what ended is known from the handlers' diary only.
-    /// RabbitMQ is set so; on servers of its own.
-    pub(crate) fn rabbit(mut self, settings: &'static [(&'static str, &'static str)]) -> Self {
-        self.rabbit = settings;
-        self
-    }
-
     pub(crate) fn forgets(mut self) -> Self {
         self.forgets = true;
         self
@@ -204,8 +195,7 @@ impl Scenario {
                 let turns = if run.place == Where::OwnFleet { AT_ONCE } else { 1 };
                 let _turns = gate.acquire_many_owned(u32::try_from(turns)?).await?;
                 let folder = tempfile::tempdir()?;
-                let rabbit = run.rabbit;
-                let start = || tokio::task::spawn_blocking(|| servers(rabbit));
+                let start = || tokio::task::spawn_blocking(servers);
                 let place = match run.place {
                     Where::Sqlite => Place::sqlite(folder.path())?,
                     Where::Fleet => {

@@ -81,7 +81,9 @@ pub(super) fn run(args: &WorkerArgs, global: &Global, ui: &Ui) -> Outcome {
         Err(error) => {
             let message = error.to_string();
             Err(match error {
-                WorkerError::Health { address, source } => super::not_bound(message, source.kind(), "--health", address),
+                WorkerError::Health { address, source } => {
+                    super::not_bound(message, source.kind(), "--health", address)
+                }
                 _ => Failure::new(Exit::Failed, "worker", message),
             })
         }

@@ -73,9 +73,6 @@ async fn copied(scene: Arc<Scene>) -> Result<Value> {
 
 /// Good jobs in a second.
 const GOOD: u32 = 200;
-/// What `docs/operations.md` recommends where much comes: RabbitMQ moves a full log into its queues' files, and confirms
-/// little meanwhile, so that smaller logs make shorter pauses.
-const RECOMMENDED: &[(&str, &str)] = &[("raft.wal_max_size_bytes", "33554432")];
 /// Hostile parcels in one go.
 const AT_ONCE: u64 = 20;
 
@@ -85,18 +82,16 @@ fn hostile_runs(options: Options) -> Vec<Run> {
     // Hostile parcels in a second.
     let hostile = options.pick(200, 2000);
     let plan = format!("{pairs} × {seconds} s without and with {hostile}/s");
-    let run = |place, plan: String| {
-        let run = Run::new(place, plan, move |scene| beset(scene, pairs, hostile));
+    let places: &[Where] = if options.short {
+        &[Where::OwnFleet]
+    } else {
+        &[Where::Sqlite, Where::OwnFleet]
+    };
+    let run = |place: &Where| {
+        let run = Run::new(*place, plan.clone(), move |scene| beset(scene, pairs, hostile));
         run.jobs(jobs).kinds(&[Kind::Succeed])
     };
-    if options.short {
-        return vec![run(Where::OwnFleet, plan)];
-    }
-    vec![
-        run(Where::Sqlite, plan.clone()),
-        run(Where::OwnFleet, plan.clone()),
-        run(Where::OwnFleet, format!("{plan}, RabbitMQ as recommended")).rabbit(RECOMMENDED),
-    ]
+    places.iter().map(run).collect()
 }
 
 async fn beset(scene: Arc<Scene>, pairs: u64, per_second: u32) -> Result<Value> {
