@@ -4,6 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use millhand_proto::{JobId, QueueName, limits};
 use tokio::sync::mpsc;
 
@@ -18,6 +20,8 @@ use crate::unreadable::kept;
 const AGAIN: Duration = Duration::from_secs(1);
 /// Messages that go together.
 const BATCH: usize = 128;
+/// Batches on their way at once: one that waits long for its confirm does not hold up all others.
+const AT_ONCE: usize = 4;
 
 /// A message that cannot be read, or not all of it.
 pub(super) struct Spoiled {
@@ -48,24 +52,35 @@ pub(super) struct Aside {
 }
 
 impl Aside {
-    /// Works until nothing more can come. What comes while some is on its way goes with the next.
+    /// Works until nothing more can come. What comes while enough is on its way goes together with the next.
     pub(super) async fn run(self, mut came: mpsc::UnboundedReceiver<Spoiled>) {
-        let mut batch = Vec::new();
-        while came.recv_many(&mut batch, BATCH).await > 0 {
-            if let (Some(first), bytes) = (batch.first(), batch.iter().map(|s| s.arrival.body.len()).sum::<usize>()) {
-                let (queue, reason) = (&self.queue, first.reason());
-                tracing::warn!(%queue, messages = batch.len(), bytes, reason, "unreadable; set aside");
-            }
-            while !batch.is_empty() {
-                batch = self.set_aside(batch).await;
-                if !batch.is_empty() {
-                    if self.out.is_closed() {
-                        // They come to another worker.
-                        return;
+        let (mut batch, mut under_way) = (Vec::new(), FuturesUnordered::new());
+        loop {
+            tokio::select! {
+                messages = came.recv_many(&mut batch, BATCH), if under_way.len() < AT_ONCE => {
+                    if messages == 0 {
+                        break;
                     }
-                    tokio::time::sleep(AGAIN).await;
+                    under_way.push(self.see_off(std::mem::take(&mut batch)));
                 }
+                Some(()) = under_way.next() => {}
             }
+        }
+        while under_way.next().await.is_some() {}
+    }
+
+    /// Sets a batch aside, however long that takes.
+    async fn see_off(&self, mut batch: Vec<Spoiled>) {
+        let bytes: usize = batch.iter().map(|spoiled| spoiled.arrival.body.len()).sum();
+        let (queue, reason) = (&self.queue, batch.first().map(Spoiled::reason));
+        tracing::warn!(%queue, messages = batch.len(), bytes, reason, "unreadable; set aside");
+        loop {
+            batch = self.set_aside(batch).await;
+            // Who is gone leaves them to another worker.
+            if batch.is_empty() || self.out.is_closed() {
+                return;
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
