@@ -104,7 +104,7 @@ pub(crate) fn with_sources(error: &dyn std::error::Error) -> String {
     while let Some(cause) = source {
         let cause_text = cause.to_string();
         // Many errors repeat their source's text in their own.
-        if !text.ends_with(&cause_text) {
+        if !text.contains(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);
         }
@@ -120,6 +120,16 @@ mod tests {
     #[derive(Debug, thiserror::Error)]
     #[error("the page could not be fetched")]
     struct Outer(#[source] std::io::Error);
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("{0} (asked twice)")]
+    struct Repeats(#[source] std::io::Error);
+
+    #[test]
+    fn a_cause_that_an_error_names_is_not_said_again() {
+        let failure = Failure::from(Repeats(std::io::Error::other("connection reset")));
+        assert_eq!(failure.to_string(), "connection reset (asked twice)");
+    }
 
     #[test]
     fn an_error_becomes_a_retryable_failure_with_its_causes() {
