@@ -74,6 +74,7 @@ impl Redis {
             let Value::Array(answer) = answer? else {
                 return Err(self.strange());
             };
+            self.link.proves();
             for (at, value) in call.swaps.iter().zip(answer) {
                 answers[*at] = Some(match value {
                     Value::Int(_) => Swapped::Done,
@@ -185,6 +186,7 @@ impl Redis {
             return Ok(Vec::new());
         }
         let answers: Vec<Value> = self.link.ask(ask).await?;
+        self.link.proves();
         let mut answers = answers.into_iter();
         for (_, places) in gets {
             let Some(Value::Array(values)) = answers.next() else {

@@ -210,6 +210,9 @@ impl Scenario {
                 Ok::<_, anyhow::Error>(done)
             });
         }
+        if under_way.is_empty() {
+            bail!("{} has no run there", self.name);
+        }
         let mut failed = 0;
         while let Some(done) = under_way.join_next().await {
             let (line, passed) = done??;

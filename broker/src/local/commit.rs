@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 /// Calls that share one transaction at the most; a bigger batch would make its first call wait.
 const BATCH: usize = 512;
 
+/// Tries for the lock once the handle is gone: about a second, which is many transactions of others.
+const LAST_TRIES: i32 = 1000;
+
 /// What a thread of this kind does with its connection.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Mode {
@@ -59,7 +62,7 @@ where
 pub(super) struct Committer {
     calls: Option<mpsc::Sender<Box<dyn Call>>>,
     thread: Option<JoinHandle<()>>,
-    /// The handle is gone: nobody waits for an answer, so the thread waits for no lock.
+    /// The handle is gone: nobody waits for an answer, so the thread waits for no lock for long.
     ends: Arc<AtomicBool>,
 }
 
@@ -74,7 +77,9 @@ impl Committer {
         let ends = Arc::<AtomicBool>::default();
         let ended = Arc::clone(&ends);
         connection
-            .busy_handler(Some(move |tries| !ended.load(Ordering::SeqCst) && wait_for_lock(tries)))
+            .busy_handler(Some(move |tries| {
+                (tries < LAST_TRIES || !ended.load(Ordering::SeqCst)) && wait_for_lock(tries)
+            }))
             .map_err(|error| explain(&place, &error))?;
         let (calls, inbox) = mpsc::channel::<Box<dyn Call>>();
         let name = if mode == Mode::Write {
@@ -142,8 +147,8 @@ impl Committer {
 }
 
 impl Drop for Committer {
-    /// What was called is still done, unless another process holds the lock: none of it was answered, so none of
-    /// it was promised.
+    /// What was called is still done, unless another process holds the lock for long: none of it was answered, so
+    /// none of it was promised.
     fn drop(&mut self) {
         self.ends.store(true, Ordering::SeqCst);
         self.calls = None;

@@ -212,8 +212,10 @@ async fn pump(local: &Local, subscription: &Subscription, mut ends: Ends) -> Res
                 return Ok(());
             }
             if !spoiled.is_empty() {
-                let spoiled = Arc::new(spoiled);
-                ends.insist(|| set_aside(local, &subscription.queue, &spoiled)).await?;
+                let (queue, spoiled) = (&subscription.queue, Arc::new(spoiled));
+                let reason = spoiled.first().and_then(|s| s.bad.first()).map(|(_, why, _)| why);
+                tracing::warn!(%queue, parcels = spoiled.len(), reason, "unreadable; set aside");
+                ends.insist(|| set_aside(local, queue, &spoiled)).await?;
             }
             if !deliver(rest).await {
                 return Ok(());
@@ -311,8 +313,6 @@ fn open(row: &CopyRow, taken_at: Timestamp) -> (Option<Delivery>, Vec<Bad>) {
 
 /// Takes what cannot be read out of the queue, all of it together.
 async fn set_aside(local: &Local, queue: &QueueName, spoiled: &Arc<Vec<Spoiled>>) -> Result<()> {
-    let reason = spoiled.first().and_then(|s| s.bad.first()).map(|(_, why, _)| why);
-    tracing::warn!(%queue, parcels = spoiled.len(), reason, "unreadable; set aside");
     let (queue, theirs) = (queue.clone(), Arc::clone(spoiled));
     let set_aside = local.write(move |engine: &mut Engine<'_>| {
         for spoiled in theirs.iter() {

@@ -2,19 +2,20 @@
 //! others. It counts as in hand until it is aside, so that RabbitMQ bounds how much there is.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use millhand_proto::{JobId, QueueName, limits};
 use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::Pair;
 use super::changes::Change;
-use super::queue::{Arrival, Outgoing, Route, Side};
+use super::queue::{Arrival, Generation, Outgoing};
 use super::store::{Effect, Key, Swap};
 use crate::backend::{Delivery, Pushed};
-use crate::unreadable::kept;
 
 /// The pause between two tries.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -22,6 +23,8 @@ const AGAIN: Duration = Duration::from_secs(1);
 const BATCH: usize = 128;
 /// Batches on their way at once: one that waits long for its confirm does not hold up all others.
 const AT_ONCE: usize = 4;
+/// Jobs that are told to be dead in one call.
+const CHANGES: usize = 1024;
 
 /// A message that cannot be read, or not all of it.
 pub(super) struct Spoiled {
@@ -36,12 +39,6 @@ impl Spoiled {
     fn reason(&self) -> &str {
         self.bad.first().map_or("", |(_, why)| why)
     }
-
-    /// Its bytes, on their way aside.
-    fn outgoing(&self) -> Outgoing {
-        let body = &self.arrival.body;
-        Outgoing::new(Route::Side(Side::Unreadable, None), body.slice_ref(kept(body)))
-    }
 }
 
 /// Who sets aside what comes to one subscription.
@@ -49,75 +46,80 @@ pub(super) struct Aside {
     pub(super) pair: Arc<Pair>,
     pub(super) queue: QueueName,
     pub(super) out: mpsc::Sender<Delivery>,
+    /// The newest of its channels that was lost: what that and those before had delivered comes again.
+    pub(super) lost: Arc<AtomicU64>,
 }
 
 impl Aside {
-    /// Works until nothing more can come. What comes while enough is on its way goes together with the next.
+    /// Works until nothing more can come. What comes while enough is on its way goes together with the next; what
+    /// is refused is tried again beside the others, which it does not hold up.
     pub(super) async fn run(self, mut came: mpsc::UnboundedReceiver<Spoiled>) {
-        let (mut batch, mut under_way) = (Vec::new(), FuturesUnordered::new());
+        let (mut fresh, mut refused, mut under_way) = (Vec::new(), Vec::new(), FuturesUnordered::new());
+        let mut again = interval(AGAIN);
+        again.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                messages = came.recv_many(&mut batch, BATCH), if under_way.len() < AT_ONCE => {
+                messages = came.recv_many(&mut fresh, BATCH), if under_way.len() < AT_ONCE => {
                     if messages == 0 {
+                        // What is left comes to another worker.
                         break;
                     }
-                    under_way.push(self.see_off(std::mem::take(&mut batch)));
+                    let bytes: usize = fresh.iter().map(|spoiled| spoiled.arrival.body.len()).sum();
+                    let (queue, reason) = (&self.queue, fresh.first().map(Spoiled::reason));
+                    tracing::warn!(%queue, messages, bytes, reason, "unreadable; set aside");
+                    under_way.push(self.set_aside(std::mem::take(&mut fresh)));
                 }
-                Some(()) = under_way.next() => {}
+                Some(left) = under_way.next() => refused.extend(left),
+                _ = again.tick(), if !refused.is_empty() && under_way.len() <= AT_ONCE => {
+                    let lost = self.lost.load(Ordering::SeqCst);
+                    refused.retain(|spoiled: &Spoiled| Generation::of(spoiled.arrival.id).0.0 > lost);
+                    let some = refused.drain(..refused.len().min(BATCH)).collect();
+                    under_way.push(self.set_aside(some));
+                }
             }
         }
         while under_way.next().await.is_some() {}
     }
 
-    /// Sets a batch aside, however long that takes.
-    async fn see_off(&self, mut batch: Vec<Spoiled>) {
-        let bytes: usize = batch.iter().map(|spoiled| spoiled.arrival.body.len()).sum();
-        let (queue, reason) = (&self.queue, batch.first().map(Spoiled::reason));
-        tracing::warn!(%queue, messages = batch.len(), bytes, reason, "unreadable; set aside");
-        loop {
-            batch = self.set_aside(batch).await;
-            // Who is gone leaves them to another worker.
-            if batch.is_empty() || self.out.is_closed() {
-                return;
-            }
-            tokio::time::sleep(AGAIN).await;
-        }
-    }
-
-    /// Answers what could not be set aside.
+    /// Sets a batch aside; answers what was refused.
     async fn set_aside(&self, batch: Vec<Spoiled>) -> Vec<Spoiled> {
         let queue = &self.queue;
-        let pushed = self.pair.queue.publish(batch.iter().map(Spoiled::outgoing).collect());
-        let (mut aside, mut left) = (Vec::new(), Vec::new());
-        let mut trouble = None;
-        for (spoiled, pushed) in batch.into_iter().zip(pushed.await) {
+        let bodies = batch.iter().map(|spoiled| &spoiled.arrival.body);
+        let pushed = self
+            .pair
+            .queue
+            .publish(bodies.map(Outgoing::unreadable).collect())
+            .await;
+        let (mut aside, mut refused, mut trouble) = (Vec::new(), Vec::new(), None);
+        for (spoiled, pushed) in batch.into_iter().zip(pushed) {
             match pushed {
                 Pushed::Accepted => aside.push(spoiled),
                 Pushed::Rejected(why) | Pushed::Unknown(why) => {
                     trouble = Some(why);
-                    left.push(spoiled);
+                    refused.push(spoiled);
                 }
             }
         }
         if let Some(error) = trouble {
-            tracing::warn!(%queue, error, messages = left.len(), "unreadable messages could not be set aside; it is tried again");
+            let messages = refused.len();
+            tracing::warn!(%queue, error, messages, "unreadable messages could not be set aside; it is tried again");
         }
-        self.tell(&aside).await;
         self.note(&aside);
-        let mut over = Vec::new();
-        for Spoiled { arrival, delivery, .. } in aside {
-            match delivery {
-                None => over.push(arrival.id),
-                // What was lost meanwhile comes again.
-                Some(delivery) => {
-                    if self.pair.ledger.holds(delivery.id, delivery.parcel.jobs()[0].id()) {
-                        let _ = self.out.send(delivery).await;
-                    }
-                }
+        // Of those in which no job is known nothing has to be told.
+        let nameless = aside.extract_if(.., |s| s.delivery.is_none() && s.bad.iter().all(|(id, _)| id.is_none()));
+        self.pair.queue.acknowledge(nameless.map(|s| s.arrival.id).collect());
+        self.tell(&aside).await;
+        let (whole, partly): (Vec<_>, Vec<_>) = aside.into_iter().partition(|s| s.delivery.is_none());
+        self.pair
+            .queue
+            .acknowledge(whole.into_iter().map(|s| s.arrival.id).collect());
+        for delivery in partly.into_iter().filter_map(|spoiled| spoiled.delivery) {
+            // What was lost meanwhile comes again.
+            if self.pair.ledger.holds(delivery.id, delivery.parcel.jobs()[0].id()) {
+                let _ = self.out.send(delivery).await;
             }
         }
-        self.pair.queue.acknowledge(over);
-        left
+        refused
     }
 
     /// Jobs whose ids could be read are dead.
@@ -130,12 +132,11 @@ impl Aside {
                 Some(Change::Unreadable { id, queue, reason })
             })
             .collect();
-        if changes.is_empty() {
-            return;
-        }
-        let told = self.pair.records.change(changes).await;
-        if let Some(error) = told.into_iter().find_map(Result::err) {
-            tracing::debug!(%queue, %error, "a job in an unreadable message is not told to be dead");
+        for some in changes.chunks(CHANGES) {
+            let told = self.pair.records.change(some.to_vec()).await;
+            if let Some(error) = told.into_iter().find_map(Result::err) {
+                tracing::warn!(%queue, %error, "a job in an unreadable message is not told to be dead");
+            }
         }
     }
 
@@ -148,12 +149,11 @@ impl Aside {
             let note = rmp_serde::to_vec(&note).unwrap_or_default().into();
             Effect::AppendCapped(Key::Unreadable, note, limits::KEEP_OTHERS, limits::UNREADABLE_NOTES)
         };
-        if !newest.is_empty() {
-            let swap = Swap {
-                writes: Vec::new(),
-                effects: newest.iter().map(note).collect(),
-            };
-            self.pair.notes.say(swap, 0);
+        let effects: Vec<_> = newest.iter().map(note).collect();
+        if !effects.is_empty() {
+            let bytes = effects.iter().map(Effect::bytes).sum();
+            let writes = Vec::new();
+            self.pair.notes.say(Swap { writes, effects }, bytes);
         }
     }
 }

@@ -95,13 +95,11 @@ impl Pair {
             let last = lost.len() < STEP;
             returned += lost.len();
             let messages = lost.iter().map(|arrival| {
-                let to = match self.opened(arrival) {
-                    Some(parcel) => {
-                        tracing::warn!(queue = %parcel.queue(), jobs = parcel.jobs().len(), "a copy had found no way; it is sent again");
-                        Route::Work(parcel.queue().clone(), parcel.class())
-                    }
-                    None => Route::Side(Side::Unreadable, None),
+                let Some(parcel) = self.opened(arrival) else {
+                    return Outgoing::unreadable(&arrival.body);
                 };
+                tracing::warn!(queue = %parcel.queue(), jobs = parcel.jobs().len(), "a copy had found no way; it is sent again");
+                let to = Route::Work(parcel.queue().clone(), parcel.class());
                 Outgoing::new(to, arrival.body.clone()).or_later()
             });
             self.move_on(messages.collect(), &lost).await?;
@@ -126,9 +124,8 @@ impl Pair {
             rebuilt.looked_at += copies.len();
             let mut messages = Vec::new();
             for arrival in &copies {
-                let body = arrival.body.clone();
                 let Some(parcel) = self.opened(arrival) else {
-                    messages.push(Outgoing::new(Route::Side(Side::Unreadable, None), body));
+                    messages.push(Outgoing::unreadable(&arrival.body));
                     continue;
                 };
                 let age = arrival

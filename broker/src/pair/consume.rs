@@ -1,6 +1,7 @@
 //! Deliveries on their way from the queue to a worker.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use millhand_proto::{JobId, Parcel};
 use tokio::sync::{mpsc, watch};
@@ -23,10 +24,12 @@ pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Resul
     let (sender, deliveries) = mpsc::channel(1024);
     let (flow, watched) = watch::channel(Flow::Open(subscription.prefetch));
     let (aside, spoiled) = mpsc::unbounded_channel();
+    let lost = Arc::<AtomicU64>::default();
     let setting_aside = Aside {
         pair: Arc::clone(pair),
         queue: subscription.queue.clone(),
         out: sender.clone(),
+        lost: Arc::clone(&lost),
     };
     tokio::spawn(setting_aside.run(spoiled));
     let pump = Pump {
@@ -34,6 +37,7 @@ pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Resul
         subscription,
         out: sender,
         aside,
+        lost,
     };
     tokio::spawn(pump.run(arrivals, watched, rules));
     Ok(Consumer {
@@ -47,8 +51,10 @@ struct Pump {
     pair: Arc<Pair>,
     subscription: Subscription,
     out: mpsc::Sender<Delivery>,
-    /// The prefetch bounds it.
+    /// What the channel holds bounds it.
     aside: mpsc::UnboundedSender<Spoiled>,
+    /// The newest of the channels that were lost.
+    lost: Arc<AtomicU64>,
 }
 
 impl Pump {
@@ -71,6 +77,7 @@ impl Pump {
                         }
                     }
                     Some(Arrived::Lost(generation)) => {
+                        self.lost.fetch_max(generation.0, Ordering::SeqCst);
                         let parcels = self.pair.ledger.lost(generation);
                         tracing::debug!(queue = %self.subscription.queue, parcels, "a channel is gone; what it delivered comes again");
                     }

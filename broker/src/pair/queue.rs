@@ -9,6 +9,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::backend::{BoxFuture, DeliveryId, Flow, Pushed, Subscription};
 use crate::error::Result;
+use crate::unreadable::kept;
 
 /// The queue under the pair. Every call takes a batch; calls may run side by side.
 pub(crate) trait Queue: Send + Sync + Debug {
@@ -53,6 +54,11 @@ impl Outgoing {
     pub(crate) fn new(to: Route, body: Bytes) -> Self {
         let or_later = false;
         Self { to, body, or_later }
+    }
+
+    /// What cannot be read, on its way aside.
+    pub(crate) fn unreadable(body: &Bytes) -> Self {
+        Self::new(Route::Side(Side::Unreadable, None), body.slice_ref(kept(body)))
     }
 
     /// The same, that a worker must get rid of.

@@ -73,6 +73,8 @@ pub(super) struct Link {
     keeping: AtomicBool,
     /// Whether the server's settings were looked at and found fit.
     checked: AtomicBool,
+    /// Whether it has ever done what is asked of it: what is refused from then on may be given again.
+    proven: AtomicBool,
     /// When connecting failed last, and why.
     last_failure: Mutex<Option<(Instant, String)>>,
     pub(super) io: Io,
@@ -108,6 +110,7 @@ impl Link {
             offset: AtomicI64::new(0),
             keeping: false.into(),
             checked: false.into(),
+            proven: false.into(),
             last_failure: Mutex::default(),
             io,
         }))
@@ -119,6 +122,11 @@ impl Link {
 
     fn last_failure(&self) -> MutexGuard<'_, Option<(Instant, String)>> {
         lock(&self.last_failure)
+    }
+
+    /// It did what was asked.
+    pub(super) fn proves(&self) {
+        self.proven.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn made(&self) -> u64 {
@@ -396,12 +404,16 @@ impl Link {
         {
             return Error::unusable(&self.place, "it refuses the user or password in the URL".into());
         }
-        if NO_RIGHTS.iter().any(|words| text.contains(words)) {
+        let at_first = !self.proven.load(Ordering::Relaxed);
+        if at_first && NO_RIGHTS.iter().any(|words| text.contains(words)) {
             let problem = format!("the user in the URL needs all rights on keys and channels mh:*: {text}");
             return Error::unusable(&self.place, problem);
         }
         // Nothing else that is said of a database is for good: the server may be busy.
-        if text.contains("switch database") && (text.contains("out of range") || text.contains("cluster mode")) {
+        if at_first
+            && text.contains("switch database")
+            && (text.contains("out of range") || text.contains("cluster mode"))
+        {
             return Error::unusable(&self.place, format!("the database in the URL cannot be used: {text}"));
         }
         if error.kind() == redis::ErrorKind::RESP3NotSupported {

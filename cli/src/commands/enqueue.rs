@@ -37,7 +37,9 @@ pub(super) async fn run(args: EnqueueArgs, global: &Global, ui: &Ui) -> Outcome 
     let client = super::client(&settings, true)?;
     // Known before it is enqueued: who waits for neither no longer can still look it up.
     let id = job.given_id().unwrap_or_else(|| client.mint());
-    let enqueued = enqueue(&client, job.job_id(id), ui);
+    let enqueued = super::unless_interrupted(Box::pin(enqueue(&client, job.job_id(id), ui)), || {
+        format!("the job may still be taken; look it up with: millhand job show {id}")
+    });
     match timeout(wait.unwrap_or(FOR_EVER), enqueued).await {
         Ok(enqueued) => enqueued?,
         Err(_) => return Err(not_taken(&client, id, wait.unwrap_or_default())),

@@ -1,16 +1,21 @@
 //! `millhand queue`
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use millhand_broker::{Counts, JobFilter, WorkerView};
 use millhand_client::Client;
 use millhand_proto::QueueName;
+use tokio::time::timeout;
 
 use crate::args::{ConfirmArgs, Format, Global, QueueCommand};
 use crate::exit::{Exit, Failure, Outcome};
 use crate::output::{Ui, plural};
 use crate::show;
 use crate::views::{ControlJson, QueueList};
+
+/// How long a pause looks whether its queue is known: it must not wait for a server that it does not need.
+const LOOK: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(command: QueueCommand, global: &Global, ui: &Ui) -> Outcome {
     let settings = super::settings(global)?;
@@ -20,7 +25,8 @@ pub(super) async fn run(command: QueueCommand, global: &Global, ui: &Ui) -> Outc
         QueueCommand::List => list(&client, ui).await,
         QueueCommand::Pause { queue } => {
             // Looked at before: a pause alone makes a queue known.
-            let unknown = is_unknown(&client, &queue).await;
+            let looked = timeout(LOOK, is_unknown(&client, &queue)).await;
+            let unknown = looked.unwrap_or(false);
             let changed = admin.pause(queue.clone()).await?;
             let said = if changed { "is paused" } else { "was paused already" };
             let done = control(ui, "pause", &queue, changed, said)?;
@@ -48,11 +54,11 @@ async fn is_unknown(client: &Client, queue: &QueueName) -> bool {
         limit: 1,
         ..JobFilter::default()
     };
-    let (listed, workers) = (backend.queues().await, backend.workers().await);
+    let (listed, workers, page) = tokio::join!(backend.queues(), backend.workers(), backend.jobs(filter));
     let takes = |worker: &WorkerView| worker.beat.queues.contains(queue);
     listed.is_ok_and(|queues| queues.iter().all(|view| view.name != *queue))
         && workers.is_ok_and(|workers| !workers.iter().any(takes))
-        && backend.jobs(filter).await.is_ok_and(|page| page.jobs.is_empty())
+        && page.is_ok_and(|page| page.complete && page.jobs.is_empty())
 }
 
 async fn list(client: &Client, ui: &Ui) -> Outcome {
