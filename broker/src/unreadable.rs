@@ -6,7 +6,7 @@ use millhand_proto::limits;
 /// never one, and RabbitMQ would not get it from here.
 pub(crate) fn kept(body: &[u8]) -> &[u8] {
     if body.len() > limits::MESSAGE_BYTES {
-        &body[..limits::UNREADABLE_KEPT]
+        &body[..limits::UNREADABLE_BYTES]
     } else {
         body
     }
@@ -20,6 +20,6 @@ mod tests {
     fn a_message_is_kept_whole_unless_it_is_longer_than_one_may_be() {
         let kept = |bytes: usize| kept(&vec![0; bytes]).len();
         assert_eq!(kept(limits::MESSAGE_BYTES), limits::MESSAGE_BYTES);
-        assert_eq!(kept(limits::MESSAGE_BYTES + 1), limits::UNREADABLE_KEPT);
+        assert_eq!(kept(limits::MESSAGE_BYTES + 1), limits::UNREADABLE_BYTES);
     }
 }

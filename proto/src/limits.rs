@@ -142,7 +142,7 @@ limits! {
     /// Unreadable parcels that are kept.
     UNREADABLE: usize = 10_000, "unreadable parcels", "10,000", "the newest are kept to be looked at";
     /// Bytes that are kept of a message that is longer than one may be.
-    UNREADABLE_KEPT: usize = 64 << 10, "unreadable, too long", "64 KiB", "kept of a message that is longer than one may be";
+    UNREADABLE_BYTES: usize = 64 << 10, "unreadable, too long", "64 KiB", "kept of a message that is longer than one may be";
     /// Notes of unreadable messages.
     UNREADABLE_NOTES: usize = 100, "unreadable, notes", "100", "why the newest cannot be read, of all queues";
     /// Notes of unreadable messages that are shown of one queue.
