@@ -3,9 +3,9 @@
 
 use std::time::Duration;
 
-use lapin::options::BasicPublishOptions;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
-use millhand_broker::{BackendUrl, Consumer, Subscription, open};
+use millhand_broker::{BackendUrl, Consumer, Pushed, Subscription, open};
 use millhand_proto::{Core, JobId, Mailbox, Parcel, QueueName, TaskName, Timestamp};
 use millhand_servers::{Rabbit, Redis};
 use tokio::task::block_in_place;
@@ -19,6 +19,37 @@ fn core(n: u64) -> Core {
     Core::new(JobId::minted(now, n, 0), task, QueueName::default(), now)
 }
 
+/// A parcel of two jobs, one of which cannot be read.
+fn mixed(n: u64) -> Vec<u8> {
+    let mut misspelt = core(n);
+    misspelt.id = JobId::minted(Timestamp::from_micros(1_790_000_000_000_000), n, 1);
+    misspelt.tags = vec!["x".repeat(65)];
+    let mixed = Parcel::pack(vec![core(n), misspelt]).unwrap().encode();
+    let opened = Parcel::decode(&mixed.clone().into()).unwrap();
+    assert_eq!((opened.parcel.unwrap().jobs().len(), opened.bad.len()), (1, 1));
+    mixed
+}
+
+/// Publishes behind Millhand's back.
+async fn publish(rabbit: &Rabbit, body: &[u8]) {
+    let (url, properties) = (rabbit.url(), ConnectionProperties::default());
+    let connection = Connection::connect(&url, properties).await.unwrap();
+    let channel = connection.create_channel().await.unwrap();
+    let confirms = channel.confirm_select(ConfirmSelectOptions::default());
+    confirms.await.unwrap();
+    let (queue, options) = ("mh.main.1.q.default.normal", BasicPublishOptions::default());
+    let sent = channel.basic_publish("".into(), queue.into(), options, body, BasicProperties::default());
+    assert!(sent.await.unwrap().await.unwrap().is_ack());
+}
+
+fn subscription() -> Subscription {
+    Subscription {
+        worker: Mailbox::from_random([1; 16]),
+        queue: QueueName::default(),
+        prefetch: 16,
+    }
+}
+
 async fn next(consumer: &mut Consumer) -> Vec<JobId> {
     let delivery = timeout(SOON, consumer.deliveries.recv()).await.unwrap().unwrap();
     delivery.parcel.jobs().iter().map(|job| job.id()).collect()
@@ -29,32 +60,14 @@ async fn its_good_jobs_wait_until_the_rest_is_aside_and_others_do_not_wait() {
     let (rabbit, redis) = (Rabbit::start(), Redis::start());
     let url = BackendUrl::of(&rabbit.url(), Some(&redis.url())).unwrap();
     let backend = open(&url).unwrap();
-    let mut misspelt = core(1);
-    misspelt.id = JobId::minted(Timestamp::from_micros(1_790_000_000_000_000), 1, 1);
-    misspelt.tags = vec!["x".repeat(65)];
-    let mixed = Parcel::pack(vec![core(1), misspelt]).unwrap().encode();
-    let opened = Parcel::decode(&mixed.clone().into()).unwrap();
-    assert_eq!((opened.parcel.unwrap().jobs().len(), opened.bad.len()), (1, 1));
     let good = |n| Parcel::pack(vec![core(n)]).unwrap();
     backend.push(vec![good(10)]).await;
-    let connection = Connection::connect(&rabbit.url(), ConnectionProperties::default())
-        .await
-        .unwrap();
-    let channel = connection.create_channel().await.unwrap();
-    let (queue, options) = ("mh.main.1.q.default.normal", BasicPublishOptions::default());
-    let sent = channel.basic_publish("".into(), queue.into(), options, &mixed, BasicProperties::default());
-    sent.await.unwrap().await.unwrap();
-    // Also so that the one before it is in its queue.
+    publish(&rabbit, &mixed(1)).await;
     backend.push(vec![good(11)]).await;
 
     // RabbitMQ takes nothing more, and still delivers.
     block_in_place(|| rabbit.ctl(&["set_vm_memory_high_watermark", "absolute", "1"]));
-    let subscription = Subscription {
-        worker: Mailbox::from_random([1; 16]),
-        queue: QueueName::default(),
-        prefetch: 16,
-    };
-    let mut consumer = backend.consume(subscription).await.unwrap();
+    let mut consumer = backend.consume(subscription()).await.unwrap();
     for n in [10, 11] {
         assert_eq!(next(&mut consumer).await, [core(n).id]);
     }
@@ -62,4 +75,25 @@ async fn its_good_jobs_wait_until_the_rest_is_aside_and_others_do_not_wait() {
     assert!(early.is_err(), "the rest is aside first: {early:?}");
     block_in_place(|| rabbit.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]));
     assert_eq!(next(&mut consumer).await, [core(1).id]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_server_never_takes_holds_up_nothing_that_comes_after_it() {
+    let (rabbit, redis) = (Rabbit::start(), Redis::start());
+    let url = BackendUrl::of(&rabbit.url(), Some(&redis.url())).unwrap();
+    let pushed = open(&url)
+        .unwrap()
+        .push(vec![Parcel::pack(vec![core(10)]).unwrap()])
+        .await;
+    assert_eq!(pushed, [Pushed::Accepted]);
+    publish(&rabbit, &[0xc1; 100_000]).await;
+    // For channels that are opened from now on.
+    block_in_place(|| rabbit.ctl(&["eval", "application:set_env(rabbit, max_message_size, 50000)."]));
+    let backend = open(&url).unwrap();
+    let mut consumer = backend.consume(subscription()).await.unwrap();
+    assert_eq!(next(&mut consumer).await, [core(10).id]);
+    for n in [1, 2, 3] {
+        publish(&rabbit, &mixed(n)).await;
+        assert_eq!(next(&mut consumer).await, [core(n).id]);
+    }
 }
