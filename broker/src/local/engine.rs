@@ -375,6 +375,15 @@ impl<'c> Engine<'c> {
         self.put((key, queue, Class::Normal), id, entry)
     }
 
+    /// The copy that is kept of a dead job.
+    fn kept_copy(&self, id: JobId) -> Sql<Option<JobCopy>> {
+        let kept = self.tables.value("b", id)?;
+        Ok(kept.and_then(|body| {
+            let parcel = Parcel::decode(&body.into()).ok()?.parcel?;
+            parcel.into_jobs().into_iter().next()
+        }))
+    }
+
     pub(super) fn view(&self, id: JobId) -> Sql<Option<JobView>> {
         let Some(Found {
             queue,
@@ -392,18 +401,7 @@ impl<'c> Engine<'c> {
             entry.state = State::Queued;
         }
         let args = match entry.state {
-            State::Dead => self
-                .tables
-                .value("b", id)?
-                .and_then(|body| {
-                    Parcel::decode(&body.into())
-                        .ok()?
-                        .parcel?
-                        .into_jobs()
-                        .into_iter()
-                        .next()
-                })
-                .and_then(|copy| copy.args()),
+            State::Dead => self.kept_copy(id)?.and_then(|copy| copy.args()),
             state if state.is_ended() => None,
             _ => self
                 .copies(id)?

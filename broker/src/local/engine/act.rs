@@ -60,16 +60,7 @@ impl Engine<'_> {
         let Some(found) = self.find(id)? else {
             return Ok(Acted::Unknown);
         };
-        let kept = self.tables.value("b", id)?;
-        let copy = kept.and_then(|body| {
-            Parcel::decode(&body.into())
-                .ok()?
-                .parcel?
-                .into_jobs()
-                .into_iter()
-                .next()
-        });
-        let Some(copy) = copy else {
+        let Some(copy) = self.kept_copy(id)? else {
             return Ok(Acted::Refused(if found.entry.state == State::Dead {
                 "its arguments are no longer kept".into()
             } else {

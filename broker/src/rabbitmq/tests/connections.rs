@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::*;
 
@@ -12,6 +12,8 @@ use super::*;
 struct Proxy {
     address: SocketAddr,
     open: watch::Sender<bool>,
+    /// Somebody came while it was shut.
+    refused: Arc<Notify>,
 }
 
 impl Proxy {
@@ -20,12 +22,15 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let (open, opened) = watch::channel(true);
+        let refused = Arc::<Notify>::default();
+        let refuses = Arc::clone(&refused);
         tokio::spawn(async move {
             while let Ok((mut client, _)) = listener.accept().await {
-                let mut opened = opened.clone();
+                let (mut opened, refuses) = (opened.clone(), Arc::clone(&refuses));
                 let to = (uri.authority.host.clone(), uri.authority.port);
                 tokio::spawn(async move {
                     if !*opened.borrow_and_update() {
+                        refuses.notify_one();
                         return;
                     }
                     let mut server = TcpStream::connect(to).await.unwrap();
@@ -36,7 +41,7 @@ impl Proxy {
                 });
             }
         });
-        Self { address, open }
+        Self { address, open, refused }
     }
 
     fn url(&self) -> String {
@@ -74,7 +79,7 @@ async fn nothing_is_lost_when_connections_are_cut_and_the_prefetch_holds() {
     // Those ids have ended: this must acknowledge nothing of the next channel.
     queue.acknowledge(first.iter().map(|a| a.id).collect());
     let opened = async {
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        proxy.refused.notified().await;
         proxy.open.send_replace(true);
     };
     let (answers, ()) = tokio::join!(sending, opened);

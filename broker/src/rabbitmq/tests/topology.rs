@@ -78,7 +78,7 @@ async fn a_lost_consumer_is_made_again() {
         }
         assert!(Instant::now() < by, "nobody consumes");
         drop(connection);
-        tokio::time::sleep(QUIET / 4).await;
+        sleep(QUIET / 4).await;
     }
     publish(&queue, vec![work(1)]).await;
     assert_eq!(message(&mut arrivals).await.body, "1");
@@ -99,12 +99,11 @@ async fn one_process_alone_makes_levels_and_is_not_waited_for_for_ever() {
         };
         let made = channel.queue_declare(making.as_str().into(), exclusive, lapin::types::FieldTable::default());
         made.await.unwrap();
-        let published = tokio::spawn({
+        let mut published = tokio::spawn({
             let queue = Arc::clone(&queue);
             async move { publish(&queue, vec![later(Duration::from_secs(1), false, "soon")]).await }
         });
-        sleep(QUIET).await;
-        assert!(!published.is_finished());
+        assert!(timeout(QUIET, &mut published).await.is_err(), "it did not wait");
         if lets_go {
             let let_go = channel.queue_delete(making.into(), QueueDeleteOptions::default());
             let_go.await.unwrap();
