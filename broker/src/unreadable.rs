@@ -1,14 +1,14 @@
 //! What is kept of a message that cannot be read.
 
-use millhand_proto::limits;
+use millhand_proto::{Parcel, limits};
 
-/// The bytes to keep: all of them, for whoever can make something of them. What is longer than a message may be was
-/// never one, and RabbitMQ would not get it from here.
+/// The bytes to keep. What may hold jobs, of whatever version, is kept whole, for whoever can make something of it. Of
+/// what never held any the beginning says whence it came, and the rest would cost the servers as much as good jobs do.
 pub(crate) fn kept(body: &[u8]) -> &[u8] {
-    if body.len() > limits::MESSAGE_BYTES {
-        &body[..limits::UNREADABLE_BYTES]
-    } else {
+    if Parcel::begins(body) && body.len() <= limits::MESSAGE_BYTES {
         body
+    } else {
+        &body[..body.len().min(limits::UNREADABLE_BYTES)]
     }
 }
 
@@ -16,10 +16,32 @@ pub(crate) fn kept(body: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
+    fn long(begin: &[u8], bytes: usize) -> Vec<u8> {
+        let mut body = begin.to_vec();
+        body.resize(bytes, b'x');
+        body
+    }
+
     #[test]
-    fn a_message_is_kept_whole_unless_it_is_longer_than_one_may_be() {
-        let kept = |bytes: usize| kept(&vec![0; bytes]).len();
-        assert_eq!(kept(limits::MESSAGE_BYTES), limits::MESSAGE_BYTES);
-        assert_eq!(kept(limits::MESSAGE_BYTES + 1), limits::UNREADABLE_BYTES);
+    fn what_may_hold_jobs_is_kept_whole_unless_it_is_longer_than_a_message_may_be() {
+        // A parcel of a version that nobody knows yet, written with long lengths or with short ones.
+        for begin in [&b"\x92\x81\xa1v\x63"[..], b"\xdc\x00\x02\xdf\x00\x00\x00\x01\xa1v\x63"] {
+            assert_eq!(kept(&long(begin, limits::MESSAGE_BYTES)).len(), limits::MESSAGE_BYTES);
+            assert_eq!(
+                kept(&long(begin, limits::MESSAGE_BYTES + 1)).len(),
+                limits::UNREADABLE_BYTES
+            );
+        }
+    }
+
+    #[test]
+    fn of_what_holds_none_the_beginning_is_kept() {
+        for begin in [&b"{"[..], b"\xc1", b"\x92\x01", b"\x91\x81", b"\xdd\xff\xff\xff\xff"] {
+            let body = long(begin, limits::UNREADABLE_BYTES + 1);
+            assert_eq!(kept(&body), &body[..limits::UNREADABLE_BYTES]);
+            assert_eq!(kept(&body[..limits::UNREADABLE_BYTES]).len(), limits::UNREADABLE_BYTES);
+            assert_eq!(kept(begin), begin);
+        }
+        assert_eq!(kept(b""), b"");
     }
 }

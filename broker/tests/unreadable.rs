@@ -1,12 +1,13 @@
-//! A parcel that cannot be read whole: what stands in the way of setting it aside stands in nobody else's way.
+//! What cannot be read, or not whole: what stands in the way of setting it aside stands in nobody else's way, and
+//! what has to be told of its jobs is told, if late.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::time::Duration;
 
 use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
 use lapin::{BasicProperties, Connection, ConnectionProperties};
-use millhand_broker::{BackendUrl, Consumer, Pushed, Subscription, open};
-use millhand_proto::{Core, JobId, Mailbox, Parcel, QueueName, TaskName, Timestamp};
+use millhand_broker::{BackendUrl, Consumer, JobView, Pushed, Subscription, open};
+use millhand_proto::{Core, JobId, Mailbox, Parcel, QueueName, State, TaskName, Timestamp};
 use millhand_servers::{Rabbit, Redis};
 use tokio::task::block_in_place;
 use tokio::time::timeout;
@@ -19,15 +20,28 @@ fn core(n: u64) -> Core {
     Core::new(JobId::minted(now, n, 0), task, QueueName::default(), now)
 }
 
-/// A parcel of two jobs, one of which cannot be read.
-fn mixed(n: u64) -> Vec<u8> {
+/// A job that cannot be read, but for its id.
+fn misspelt(n: u64) -> Core {
     let mut misspelt = core(n);
     misspelt.id = JobId::minted(Timestamp::from_micros(1_790_000_000_000_000), n, 1);
     misspelt.tags = vec!["x".repeat(65)];
+    misspelt
+}
+
+/// A parcel of two jobs, one of which cannot be read.
+fn mixed(n: u64) -> Vec<u8> {
+    let misspelt = misspelt(n);
     let mixed = Parcel::pack(vec![core(n), misspelt]).unwrap().encode();
     let opened = Parcel::decode(&mixed.clone().into()).unwrap();
     assert_eq!((opened.parcel.unwrap().jobs().len(), opened.bad.len()), (1, 1));
     mixed
+}
+
+/// What begins as a parcel of a version that nobody knows, and so is kept whole.
+fn newer(bytes: usize) -> Vec<u8> {
+    let mut newer = b"\x92\x81\xa1v\x63".to_vec();
+    newer.resize(bytes, 0xc1);
+    newer
 }
 
 /// Publishes behind Millhand's back.
@@ -40,6 +54,19 @@ async fn publish(rabbit: &Rabbit, body: &[u8]) {
     let (queue, options) = ("mh.main.1.q.default.normal", BasicPublishOptions::default());
     let sent = channel.basic_publish("".into(), queue.into(), options, body, BasicProperties::default());
     assert!(sent.await.unwrap().await.unwrap().is_ack());
+}
+
+/// Waits until RabbitMQ says all this of its queues: name and messages.
+async fn told(rabbit: &Rabbit, wanted: &[&str]) {
+    let mut said = String::new();
+    let look = async {
+        while !wanted.iter().all(|wanted| said.contains(wanted)) {
+            said = block_in_place(|| rabbit.ctl(&["list_queues", "-q", "name", "messages"]));
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let looked = timeout(SOON, look).await;
+    assert!(looked.is_ok(), "{wanted:?} is not in {said}");
 }
 
 fn subscription() -> Subscription {
@@ -86,7 +113,7 @@ async fn what_the_server_never_takes_holds_up_nothing_that_comes_after_it() {
         .push(vec![Parcel::pack(vec![core(10)]).unwrap()])
         .await;
     assert_eq!(pushed, [Pushed::Accepted]);
-    publish(&rabbit, &[0xc1; 100_000]).await;
+    publish(&rabbit, &newer(100_000)).await;
     // For channels that are opened from now on.
     block_in_place(|| rabbit.ctl(&["eval", "application:set_env(rabbit, max_message_size, 50000)."]));
     let backend = open(&url).unwrap();
@@ -96,4 +123,63 @@ async fn what_the_server_never_takes_holds_up_nothing_that_comes_after_it() {
         publish(&rabbit, &mixed(n)).await;
         assert_eq!(next(&mut consumer).await, [core(n).id]);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn its_jobs_are_told_to_be_dead_when_there_is_a_redis_again_to_tell() {
+    let (rabbit, redis) = (Rabbit::start(), Redis::start());
+    let url = BackendUrl::of(&rabbit.url(), Some(&redis.url())).unwrap();
+    let backend = open(&url).unwrap();
+    let mut consumer = backend.consume(subscription()).await.unwrap();
+    block_in_place(|| redis.kill());
+    publish(&rabbit, &Parcel::pack(vec![misspelt(1)]).unwrap().encode()).await;
+    publish(&rabbit, &mixed(2)).await;
+    // Both are aside, and nobody could be told.
+    told(&rabbit, &["unreadable\t2\n"]).await;
+    block_in_place(|| redis.restart());
+
+    assert_eq!(next(&mut consumer).await, [core(2).id]);
+    let jobs = vec![misspelt(1).id, misspelt(2).id];
+    let dead = async {
+        let dead = |view: &JobView| view.entry.state == State::Dead;
+        while backend
+            .read(jobs.clone())
+            .await
+            .unwrap()
+            .iter()
+            .flatten()
+            .filter(|view| dead(view))
+            .count()
+            < 2
+        {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(SOON, dead).await.unwrap();
+    // Each is aside once.
+    told(&rabbit, &["unreadable\t2\n"]).await;
+}
+
+/// The command of docs/guarantees.md, with fewer bytes.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_policy_bounds_the_bytes_of_what_is_aside() {
+    let (rabbit, redis) = (Rabbit::start(), Redis::start());
+    let url = BackendUrl::of(&rabbit.url(), Some(&redis.url())).unwrap();
+    let backend = open(&url).unwrap();
+    let _consumer = backend.consume(subscription()).await.unwrap();
+    let (pattern, bytes) = (r"^mh\..*\.unreadable$", r#"{"max-length-bytes": 100000}"#);
+    let policy = [
+        "set_policy",
+        "millhand-unreadable",
+        pattern,
+        bytes,
+        "--apply-to",
+        "queues",
+    ];
+    block_in_place(|| rabbit.ctl(&policy));
+    for _ in 0..5 {
+        publish(&rabbit, &newer(40_000)).await;
+    }
+    // All came, and the newest two are there.
+    told(&rabbit, &["normal\t0\n", "unreadable\t2\n"]).await;
 }

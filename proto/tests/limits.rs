@@ -226,11 +226,8 @@ const TESTED: &[(&str, Tested)] = &[
         ),
     ),
     (
-        "unreadable, too long",
-        Edge(
-            "broker/src/unreadable.rs",
-            "a_message_is_kept_whole_unless_it_is_longer_than_one_may_be",
-        ),
+        "unreadable, bytes",
+        Edge("broker/src/unreadable.rs", "of_what_holds_none_the_beginning_is_kept"),
     ),
     ("unreadable, notes", No),
     (

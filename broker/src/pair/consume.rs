@@ -143,7 +143,12 @@ impl Pump {
             return delivery;
         }
         // Nobody is there when the worker is gone, and then it comes to another.
-        let _ = self.aside.send(Spoiled { arrival, bad, delivery });
+        let _ = self.aside.send(Spoiled {
+            arrival,
+            bad,
+            delivery,
+            aside: false,
+        });
         None
     }
 

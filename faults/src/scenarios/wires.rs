@@ -86,10 +86,10 @@ fn harmed(frame: Frame, word: &str, deed: Deed, options: Options) -> Run {
     let times = match (deed, frame) {
         // Such a silence lasts until its heartbeats are missed, and the other worker runs all jobs meanwhile.
         (Deed::Silence, Frame::Deliver | Frame::Ack) => 1,
-        _ => options.pick(2, 4),
+        _ => options.pick(2, 6),
     };
     let plan = format!("{deed:?} at {times} × {word}");
-    Run::new(Where::Fleet, plan, move |scene| harm(scene, frame, deed, times)).jobs(300)
+    Run::new(Where::Fleet, plan, move |scene| harm(scene, frame, deed, times)).jobs(options.pick(300, 600))
 }
 
 /// Of two workers one has the bad wire; of two producers one: what is published is not only jobs, but what

@@ -241,6 +241,14 @@ impl Parcel {
         out
     }
 
+    /// Whether `bytes` begin as those of a parcel do, of whatever version: with a list of two, of which the first is a
+    /// map. Only then can there be jobs in them.
+    #[must_use]
+    pub fn begins(bytes: &[u8]) -> bool {
+        let mut rest = bytes;
+        rmp::decode::read_array_len(&mut rest).ok() == Some(2) && rmp::decode::read_map_len(&mut rest).is_ok()
+    }
+
     /// Reads a parcel. A job that cannot be read does not spoil its neighbours.
     ///
     /// # Errors
