@@ -1,15 +1,28 @@
 //! What is kept of a message that cannot be read.
 
+use bytes::Bytes;
 use millhand_proto::{Parcel, limits};
 
-/// The bytes to keep. What may hold jobs, of whatever version, is kept whole, for whoever can make something of it. Of
-/// what never held any the beginning says whence it came, and the rest would cost the servers as much as good jobs do.
+/// The bytes to keep of a message. What may hold jobs, of whatever version, is kept whole, for whoever can make
+/// something of it, unless it is longer than RabbitMQ would take from here. Of what never held any the beginning says
+/// whence it came, and the rest would cost the servers as much as good jobs do.
 pub(crate) fn kept(body: &[u8]) -> &[u8] {
     if Parcel::begins(body) && body.len() <= limits::MESSAGE_BYTES {
         body
     } else {
         &body[..body.len().min(limits::UNREADABLE_BYTES)]
     }
+}
+
+/// The same, and why the message cannot be read, with its length where not all of it is kept.
+pub(crate) fn kept_because(body: &Bytes, why: &str) -> (Bytes, String) {
+    let kept = body.slice_ref(kept(body));
+    let why = if kept.len() < body.len() {
+        format!("{why}; the first {} of {} bytes are kept", kept.len(), body.len())
+    } else {
+        why.to_owned()
+    };
+    (kept, why)
 }
 
 #[cfg(test)]

@@ -49,14 +49,18 @@ async fn bytes_that_are_no_parcel_are_set_aside_and_the_next_good_job_comes() {
         )
         .unwrap();
     };
-    let good = Parcel::pack(vec![core(1)]).unwrap().encode();
+    let long = Core {
+        args: vec![0xc0; 5000].into(),
+        ..core(1)
+    };
+    let good = Parcel::pack(vec![long]).unwrap().encode();
     let mut misspelt = good.clone();
     let at = misspelt.windows(3).position(|w| w == b"act").unwrap();
     misspelt[at] = b'A';
     for body in [
         &b""[..],
         b"garbage",
-        &[0x91; 3000],
+        &[0x91; 5001],
         &good[..good.len() - 1],
         &misspelt,
         &[0xdd, 0xff, 0xff, 0xff, 0xff],
@@ -111,6 +115,21 @@ async fn bytes_that_are_no_parcel_are_set_aside_and_the_next_good_job_comes() {
         assert_eq!(entry.state, State::Dead);
         assert!(entry.reason.as_ref().unwrap().contains(why), "{:?}", entry.reason);
     }
+    // What may hold a job is kept whole, and of the rest it is said how long it was.
+    let mut kept = raw
+        .prepare("SELECT length(body), reason FROM unreadable WHERE length(body) > 4000")
+        .unwrap();
+    let mut kept: Vec<(usize, String)> = kept
+        .query_map([], |row| Ok((row.get(0)?, row.get(1)?)))
+        .unwrap()
+        .map(Result::unwrap)
+        .collect();
+    kept.sort();
+    let [(4096, junk), (job, _), (parcel, _)] = &kept[..] else {
+        panic!("{kept:?}")
+    };
+    assert!(junk.ends_with("; the first 4096 of 5001 bytes are kept"), "{junk}");
+    assert!(*job > 5000 && *parcel == good.len() - 1, "{kept:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -141,7 +141,7 @@ limits! {
     SPLIT_AFTER: u32 = 2, "split", "2 redeliveries", "a parcel is then split into parcels of one job";
     /// Unreadable parcels that are kept.
     UNREADABLE: usize = 10_000, "unreadable parcels", "10,000", "the newest are kept to be looked at";
-    /// Bytes that are kept of an unreadable message in which there can be no jobs.
+    /// Bytes that are kept of an unreadable message that does not begin as parcels do, or is too long.
     UNREADABLE_BYTES: usize = 4 << 10, "unreadable, bytes", "4 KiB", "kept of a message that does not begin as parcels do, or is longer than one may be; others are kept whole";
     /// Notes of unreadable messages.
     UNREADABLE_NOTES: usize = 100, "unreadable, notes", "100", "why the newest cannot be read, of all queues";

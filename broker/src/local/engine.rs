@@ -15,7 +15,7 @@ use millhand_proto::{
 use super::records::Records;
 use super::tables::{CopyRow, NewCopy, Sql, Tables, copy_in};
 use crate::backend::{Claim, Pushed, Settled, Verdict};
-use crate::unreadable::kept;
+use crate::unreadable::kept_because;
 use crate::view::{JobFilter, JobPage, JobView};
 
 /// What others must be told after the commit.
@@ -324,7 +324,8 @@ impl<'c> Engine<'c> {
                 Ok(opened) => opened,
                 Err(error) => {
                     tracing::warn!(%queue, %error, bytes = row.body.len(), "unreadable; set aside");
-                    self.set_aside(&row.queue, None, &error.to_string(), &row.body)?;
+                    let (kept, why) = kept_because(&row.body, &error.to_string());
+                    self.set_aside(&row.queue, None, &why, &kept)?;
                     continue;
                 }
             };
@@ -353,7 +354,7 @@ impl<'c> Engine<'c> {
     /// Takes a parcel, or a job of it, that cannot be read out of the way.
     pub(super) fn set_aside(&mut self, queue: &str, id: Option<JobId>, reason: &str, body: &[u8]) -> Sql<()> {
         self.tables
-            .put_unreadable(self.now, queue, reason, kept(body), limits::UNREADABLE)?;
+            .put_unreadable(self.now, queue, reason, body, limits::UNREADABLE)?;
         let (Some(id), Ok(queue), Ok(task)) = (id, QueueName::new(queue), millhand_proto::TaskName::new("unreadable"))
         else {
             return Ok(());

@@ -15,6 +15,7 @@ use crate::backend::{Consumer, Delivery, DeliveryId, Flow, Settlement, Subscript
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::lock::lock;
+use crate::unreadable::kept_because;
 
 /// The longest that a pump looks away: a wake-up may get lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -286,7 +287,10 @@ fn open(row: &CopyRow, taken_at: Timestamp) -> (Option<Delivery>, Vec<Bad>) {
                 bad.map(|b| (b.id, b.error.to_string(), b.bytes)).collect(),
             )
         }
-        Err(error) => (None, vec![(None, error.to_string(), row.body.clone())]),
+        Err(error) => {
+            let (kept, why) = kept_because(&row.body, &error.to_string());
+            (None, vec![(None, why, kept)])
+        }
     };
     let parcel = match parcel {
         // A row whose columns say something else than its parcel was not written by Millhand.

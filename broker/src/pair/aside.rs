@@ -1,7 +1,7 @@
 //! What cannot be read is set aside, beside what else comes: whoever sends much of it must not slow down the
-//! others. It counts as in hand until it is aside, so that RabbitMQ bounds how much there is.
+//! others. It counts as in hand until it is aside and its jobs are told to be dead, so that RabbitMQ bounds how much
+//! there is.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -30,17 +30,22 @@ const CHANGES: usize = 1024;
 /// A message that cannot be read, or not all of it.
 pub(super) struct Spoiled {
     pub(super) arrival: Arrival,
-    /// The jobs, where that much can be read, and why not more.
+    /// The jobs that cannot be read: the id, where that could be and is not told to be dead yet, and why.
     pub(super) bad: Vec<(Option<JobId>, String)>,
     /// What can be read of it.
     pub(super) delivery: Option<Delivery>,
-    /// Whether it is aside, and only its jobs are not told to be dead.
+    /// Whether it has been published to the queue for such.
     pub(super) aside: bool,
 }
 
 impl Spoiled {
     fn reason(&self) -> &str {
         self.bad.first().map_or("", |(_, why)| why)
+    }
+
+    /// Whether no job is left to be told of.
+    fn told(&self) -> bool {
+        self.bad.iter().all(|(id, _)| id.is_none())
     }
 }
 
@@ -57,11 +62,12 @@ impl Aside {
     /// Works until nothing more can come. What comes while enough is on its way goes together with the next; what
     /// a server does not take is tried again beside the others, which it does not hold up.
     pub(super) async fn run(self, mut came: mpsc::UnboundedReceiver<Spoiled>) {
-        let (mut fresh, mut again, mut under_way) = (Vec::new(), Vec::new(), FuturesUnordered::new());
+        let (mut fresh, mut again, mut said) = (Vec::new(), Vec::new(), None);
+        let (mut under_way, mut trying) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut tries = interval(AGAIN);
         tries.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            tokio::select! {
+            let (left, trouble) = tokio::select! {
                 messages = came.recv_many(&mut fresh, BATCH), if under_way.len() < AT_ONCE => {
                     if messages == 0 {
                         // What is left comes to another worker.
@@ -71,98 +77,98 @@ impl Aside {
                     let (queue, reason) = (&self.queue, fresh.first().map(Spoiled::reason));
                     tracing::warn!(%queue, messages, bytes, reason, "unreadable; set aside");
                     under_way.push(self.set_aside(std::mem::take(&mut fresh)));
+                    continue;
                 }
-                Some(left) = under_way.next() => again.extend(left),
-                _ = tries.tick(), if !again.is_empty() && under_way.len() <= AT_ONCE => {
+                _ = tries.tick(), if !again.is_empty() && trying.is_empty() => {
                     let lost = self.lost.load(Ordering::SeqCst);
                     again.retain(|spoiled: &Spoiled| Generation::of(spoiled.arrival.id).0.0 > lost);
                     let some = again.drain(..again.len().min(BATCH)).collect();
-                    under_way.push(self.set_aside(some));
+                    trying.push(self.set_aside(some));
+                    continue;
                 }
+                Some(ended) = under_way.next() => ended,
+                Some(ended) = trying.next() => ended,
+            };
+            let (queue, messages) = (&self.queue, left.len());
+            if trouble.is_some() && trouble != said {
+                tracing::warn!(%queue, messages, trouble, "unreadable messages are tried again");
             }
+            said = trouble;
+            again.extend(left);
         }
-        while under_way.next().await.is_some() {}
+        while under_way.next().await.is_some() || trying.next().await.is_some() {}
     }
 
-    /// Sets a batch aside, and lets go of it; answers what has to be tried again.
-    async fn set_aside(&self, batch: Vec<Spoiled>) -> Vec<Spoiled> {
-        let (mut aside, fresh): (Vec<_>, Vec<_>) = batch.into_iter().partition(|spoiled| spoiled.aside);
-        let (fresh, mut again) = self.publish(fresh).await;
-        self.note(&fresh);
-        aside.extend(fresh);
-        // Of those in which no job is known nothing has to be told.
-        let nameless = aside.extract_if(.., |s| s.delivery.is_none() && s.bad.iter().all(|(id, _)| id.is_none()));
-        self.pair.queue.acknowledge(nameless.map(|s| s.arrival.id).collect());
-        let (told, untold) = self.tell(aside).await;
-        again.extend(untold);
-        let (whole, partly): (Vec<_>, Vec<_>) = told.into_iter().partition(|s| s.delivery.is_none());
-        self.pair
-            .queue
-            .acknowledge(whole.into_iter().map(|s| s.arrival.id).collect());
-        for delivery in partly.into_iter().filter_map(|spoiled| spoiled.delivery) {
+    /// Sets a batch aside, and lets go of it; answers what has to be tried again, and why.
+    async fn set_aside(&self, mut batch: Vec<Spoiled>) -> (Vec<Spoiled>, Option<String>) {
+        let refused = self.publish(&mut batch).await;
+        let mut again: Vec<_> = batch.extract_if(.., |spoiled| !spoiled.aside).collect();
+        // These wait for nobody.
+        self.let_go(batch.extract_if(.., |spoiled| spoiled.told() && spoiled.delivery.is_none()));
+        let untold = self.tell(&mut batch).await;
+        again.extend(batch.extract_if(.., |spoiled| !spoiled.told()));
+        self.let_go(batch.extract_if(.., |spoiled| spoiled.delivery.is_none()));
+        for delivery in batch.into_iter().filter_map(|spoiled| spoiled.delivery) {
             // What was lost meanwhile comes again.
             if self.pair.ledger.holds(delivery.id, delivery.parcel.jobs()[0].id()) {
                 let _ = self.out.send(delivery).await;
             }
         }
-        again
+        (again, refused.or(untold))
     }
 
-    /// Publishes what is kept of them; answers those that are aside, and the others.
-    async fn publish(&self, batch: Vec<Spoiled>) -> (Vec<Spoiled>, Vec<Spoiled>) {
-        let bodies = batch.iter().map(|spoiled| &spoiled.arrival.body);
-        let messages = bodies.map(Outgoing::unreadable).collect();
-        let pushed = self.pair.queue.publish(messages).await;
-        let (mut aside, mut refused, mut trouble) = (Vec::new(), Vec::new(), None);
-        for (spoiled, pushed) in batch.into_iter().zip(pushed) {
+    /// Publishes what is kept of them; answers why one was not taken.
+    async fn publish(&self, batch: &mut [Spoiled]) -> Option<String> {
+        let mut fresh: Vec<_> = batch.iter_mut().filter(|spoiled| !spoiled.aside).collect();
+        let messages = fresh.iter().map(|spoiled| Outgoing::unreadable(&spoiled.arrival.body));
+        let pushed = self.pair.queue.publish(messages.collect()).await;
+        let mut trouble = None;
+        for (spoiled, pushed) in fresh.iter_mut().zip(pushed) {
             match pushed {
-                Pushed::Accepted => aside.push(Spoiled { aside: true, ..spoiled }),
-                Pushed::Rejected(why) | Pushed::Unknown(why) => {
-                    trouble = Some(why);
-                    refused.push(spoiled);
+                Pushed::Accepted => spoiled.aside = true,
+                Pushed::Rejected(why) | Pushed::Unknown(why) => trouble = Some(why),
+            }
+        }
+        fresh.retain(|spoiled| spoiled.aside);
+        self.note(&fresh);
+        trouble
+    }
+
+    /// Jobs whose ids could be read are dead; answers why that could not be told.
+    async fn tell(&self, aside: &mut [Spoiled]) -> Option<String> {
+        let bad = aside.iter_mut().flat_map(|spoiled| &mut spoiled.bad);
+        let mut named: Vec<_> = bad.filter(|(id, _)| id.is_some()).collect();
+        for some in named.chunks_mut(CHANGES) {
+            let change = |(id, reason): &&mut (Option<JobId>, String)| {
+                let (id, queue, reason) = ((*id)?, self.queue.clone(), reason.clone());
+                Some(Change::Unreadable { id, queue, reason })
+            };
+            let told = self.pair.records.change(some.iter().filter_map(change).collect()).await;
+            let mut trouble = None;
+            for ((id, _), told) in some.iter_mut().zip(told) {
+                match told {
+                    Ok(_) => *id = None,
+                    Err(error) => trouble = Some(error.to_string()),
                 }
             }
-        }
-        if let Some(error) = trouble {
-            let (queue, messages) = (&self.queue, refused.len());
-            tracing::warn!(%queue, error, messages, "unreadable messages could not be set aside; it is tried again");
-        }
-        (aside, refused)
-    }
-
-    /// Jobs whose ids could be read are dead. Answers the messages of which that is known now, and the others.
-    async fn tell(&self, aside: Vec<Spoiled>) -> (Vec<Spoiled>, Vec<Spoiled>) {
-        let change = |(id, reason): &(Option<JobId>, String)| {
-            let (id, queue, reason) = ((*id)?, self.queue.clone(), reason.clone());
-            Some(Change::Unreadable { id, queue, reason })
-        };
-        let of_each = |(at, spoiled): (usize, &Spoiled)| {
-            let changes: Vec<_> = spoiled.bad.iter().filter_map(change).collect();
-            changes.into_iter().map(move |change| (at, change))
-        };
-        let (whose, changes): (Vec<_>, Vec<_>) = aside.iter().enumerate().flat_map(of_each).unzip();
-        let (mut untold, mut trouble) = (HashSet::new(), None);
-        for (whose, changes) in whose.chunks(CHANGES).zip(changes.chunks(CHANGES)) {
-            let told = self.pair.records.change(changes.to_vec()).await;
-            for (at, error) in whose.iter().zip(told).filter_map(|(at, told)| Some((at, told.err()?))) {
-                untold.insert(*at);
-                trouble = Some(error);
+            // A store that is away would let the others wait too.
+            if trouble.is_some() {
+                return trouble;
             }
         }
-        if let Some(error) = trouble {
-            let (queue, messages) = (&self.queue, untold.len());
-            tracing::warn!(%queue, %error, messages, "jobs in unreadable messages are not told to be dead; it is tried again");
-        }
-        let (untold, told): (Vec<_>, Vec<_>) = aside.into_iter().enumerate().partition(|(at, _)| untold.contains(at));
-        let messages = |numbered: Vec<(usize, Spoiled)>| numbered.into_iter().map(|(_, spoiled)| spoiled).collect();
-        (messages(told), messages(untold))
+        None
+    }
+
+    /// Nothing of these is left to be done.
+    fn let_go(&self, spoiled: impl Iterator<Item = Spoiled>) {
+        self.pair.queue.acknowledge(spoiled.map(|s| s.arrival.id).collect());
     }
 
     /// Leaves word of the newest. It is only to be looked at: nothing waits for it.
-    fn note(&self, aside: &[Spoiled]) {
+    fn note(&self, aside: &[&mut Spoiled]) {
         let now = self.pair.store.now();
         let newest = &aside[aside.len().saturating_sub(limits::UNREADABLE_NOTES)..];
-        let note = |spoiled: &Spoiled| {
+        let note = |spoiled: &&mut Spoiled| {
             let note = (now, &self.queue, spoiled.reason(), spoiled.arrival.body.len());
             let note = rmp_serde::to_vec(&note).unwrap_or_default().into();
             Effect::AppendCapped(Key::Unreadable, note, limits::KEEP_OTHERS, limits::UNREADABLE_NOTES)
