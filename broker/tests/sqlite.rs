@@ -380,14 +380,16 @@ async fn what_was_asked_of_a_back_end_is_done_before_it_is_closed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("jobs.db");
     let backend = Sqlite::open(&path).unwrap();
-    let ids: Vec<JobId> = (0..100).map(|n| core(n).id).collect();
-    for n in 0..100 {
+    // More than one transaction takes.
+    let jobs = 2000;
+    let ids: Vec<JobId> = (0..jobs).map(|n| core(n).id).collect();
+    for n in 0..jobs {
         // Asked, and not waited for.
         let _ = backend.push(vec![Parcel::pack(vec![core(n)]).unwrap()]).now_or_never();
     }
     drop(backend);
     let known = Sqlite::open(&path).unwrap().read(ids).await.unwrap();
-    assert_eq!(known.iter().flatten().count(), 100);
+    assert_eq!(known.iter().flatten().count() as u64, jobs);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
