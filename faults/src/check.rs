@@ -87,7 +87,12 @@ fn lines(folder: &Path, name: &str) -> io::Result<impl Iterator<Item = io::Resul
         file => Some(file?),
     };
     let lines = file.into_iter().flat_map(|file| BufReader::new(file).lines());
-    Ok(lines.map(|line| Ok(serde_json::from_str(&line?)?)))
+    // Who is killed while it writes leaves the beginning of a line.
+    let read = |line: io::Result<String>| match serde_json::from_str(&line?) {
+        Err(error) if error.is_eof() => Ok(None),
+        line => Ok(Some(line?)),
+    };
+    Ok(lines.filter_map(move |line| read(line).transpose()))
 }
 
 fn text<'v>(line: &'v Value, name: &str) -> &'v str {

@@ -104,7 +104,7 @@ impl Pair {
             // Told below.
             answers.push(Pushed::Unknown(String::new()));
             let wait = parcel.due().map(|due| due.since(now)).unwrap_or_default();
-            let to = self.route(&parcel.jobs()[0], wait, false);
+            let to = Route::to(&parcel.jobs()[0], wait, false);
             sent.push((at, body.clone(), matches!(to, Route::Later(..))));
             let message = Outgoing::new(to, body);
             messages.push(if or_later { message.or_later() } else { message });

@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millhand_proto::{Class, QueueName, Timestamp, WorkerId};
+use millhand_proto::{Class, JobCopy, QueueName, Timestamp, WorkerId};
 use tokio::sync::{mpsc, watch};
 
 use crate::backend::{BoxFuture, DeliveryId, Flow, Pushed, Subscription};
@@ -84,6 +84,28 @@ pub(crate) enum Route {
     Later(QueueName, Class, Duration, bool),
     /// Aside; kept for so long at most where that is less than the side queue keeps anyway.
     Side(Side, Option<Duration>),
+}
+
+impl Route {
+    /// To its queue, at once or later.
+    pub(crate) fn to(copy: &JobCopy, wait: Duration, coarse: bool) -> Self {
+        Self::of(copy, copy.core.class, wait, coarse)
+    }
+
+    /// To its queue before what waits there. Such a copy looks whether its worker is alive: behind a backlog it would
+    /// come long after the lease that it waits for.
+    pub(crate) fn ahead(copy: &JobCopy, wait: Duration) -> Self {
+        Self::of(copy, Class::High, wait, true)
+    }
+
+    fn of(copy: &JobCopy, class: Class, wait: Duration, coarse: bool) -> Self {
+        let queue = copy.core.queue.clone();
+        if wait.is_zero() {
+            Self::Work(queue, class)
+        } else {
+            Self::Later(queue, class, wait, coarse)
+        }
+    }
 }
 
 /// The queues beside those that work.

@@ -198,8 +198,12 @@ impl Pair {
     /// What goes back into the queue for this settlement.
     fn back(&self, at: usize, settlement: &Settlement, now: Timestamp) -> Option<Back> {
         let copy = &settlement.copy;
-        let work = || Route::Work(copy.core.queue.clone(), copy.core.class);
-        let later = |due: Timestamp, coarse| self.route(copy, due.since(now), coarse);
+        let work = || match copy.hop.busy {
+            0 => Route::to(copy, Duration::ZERO, false),
+            // It waited for a lease before.
+            _ => Route::ahead(copy, Duration::ZERO),
+        };
+        let later = |due: Timestamp, coarse| Route::to(copy, due.since(now), coarse);
         let (copy, route, with) = match &settlement.verdict {
             Verdict::Release(release) => {
                 // A delivery that was lost is in the queue already.
@@ -208,7 +212,8 @@ impl Pair {
                 }
                 let route = match *release {
                     Release::Now | Release::Alone => work(),
-                    Release::Busy(until) | Release::Parked(until) => later(until, true),
+                    Release::Busy(until) => Route::ahead(copy, until.since(now)),
+                    Release::Parked(until) => later(until, true),
                     Release::NotDue(due) => later(due, false),
                 };
                 let with = (*release != Release::Alone).then_some(settlement.delivery);
@@ -227,7 +232,7 @@ impl Pair {
             Verdict::Detach => {
                 let (watch, _) = detach(None, copy, limits::LEASE, now);
                 let wait = limits::LEASE + Duration::from_secs(1);
-                (watch, self.route(copy, wait, true), None)
+                (watch, Route::ahead(copy, wait), None)
             }
             Verdict::Acknowledge | Verdict::Succeed { .. } | Verdict::Cancel { .. } => return None,
         };
@@ -237,18 +242,8 @@ impl Pair {
     fn successor_route(&self, copy: &JobCopy, successor: Successor, now: Timestamp) -> Route {
         match successor.why {
             Leaving::Death => Route::Side(Side::Dead, None),
-            Leaving::Retry => self.route(copy, successor.due.since(now), true),
-            Leaving::Snooze => self.route(copy, successor.due.since(now), false),
-        }
-    }
-
-    /// To its queue, at once or later.
-    pub(super) fn route(&self, copy: &JobCopy, wait: Duration, coarse: bool) -> Route {
-        let (queue, class) = (copy.core.queue.clone(), copy.core.class);
-        if wait.is_zero() {
-            Route::Work(queue, class)
-        } else {
-            Route::Later(queue, class, wait, coarse)
+            Leaving::Retry => Route::to(copy, successor.due.since(now), true),
+            Leaving::Snooze => Route::to(copy, successor.due.since(now), false),
         }
     }
 

@@ -12,12 +12,14 @@ use millhand_proto::{
 use millhand_servers::Redis as Server;
 use tokio::task::block_in_place;
 
-use super::Pair;
 use super::changes::{Change, Reply};
 use super::records::{self, Records};
 use super::store::{Key, Read, Store};
 use super::trust::Trust;
-use crate::backend::{Acted, Control, Pushed};
+use super::{Pair, Shared};
+use crate::backend::{
+    Acted, Backend, Claim, Consumer, Control, Delivery, Pushed, Release, Settled, Settlement, Subscription, Verdict,
+};
 use crate::io::Io;
 use crate::rabbitmq::RabbitMq;
 use crate::redis::Redis;
@@ -292,4 +294,66 @@ async fn what_was_delivered_too_often_goes_to_its_queue_again() {
     let back = get().await.expect("it is there again");
     assert_eq!(back.data, body);
     assert!(!back.redelivered, "as a message of its own");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_looks_after_a_running_job_waits_behind_no_backlog() {
+    let servers = millhand_servers::shared();
+    let io = Io::start("tests").unwrap();
+    let store = Redis::new(&At::of(&servers.redis.url()), "ahead", 1, io.clone()).unwrap();
+    let queue = RabbitMq::new(&At::of(&servers.rabbit.url()), "ahead", io.clone()).unwrap();
+    let backend: Arc<dyn Backend> = Arc::new(Shared(Pair::new(queue, store, io)));
+    let subscription = Subscription {
+        worker: worker(),
+        queue: QueueName::new("q").unwrap(),
+        prefetch: 1,
+    };
+    let mut consumer = backend.consume(subscription).await.unwrap();
+    let jobs: Vec<JobCopy> = (0..4).map(|_| copy(0)).collect();
+    let push = async |copy: &JobCopy| {
+        let pushed = backend.push(vec![Parcel::of(copy.clone())]).await;
+        assert_eq!(pushed, [Pushed::Accepted]);
+    };
+    let next = async |consumer: &mut Consumer, copy: &JobCopy| {
+        let came = tokio::time::timeout(Duration::from_secs(40), consumer.deliveries.recv()).await;
+        let delivery = came.expect("it waits behind nobody").unwrap();
+        assert_eq!(delivery.parcel.jobs()[0].id(), copy.id());
+        delivery
+    };
+    let settle = async |delivery: &Delivery, verdict: Verdict| {
+        let (copy, log) = (delivery.parcel.jobs()[0].clone(), None);
+        let delivery = delivery.id;
+        let settlement = Settlement {
+            delivery,
+            copy,
+            verdict,
+            log,
+        };
+        assert_eq!(backend.settle(vec![settlement]).await.unwrap(), [Settled::Done]);
+    };
+
+    // One runs long, and another is met busy.
+    push(&jobs[0]).await;
+    let long = next(&mut consumer, &jobs[0]).await;
+    let situation = Situation::new(worker(), 9, Timestamp::default());
+    let claim = Claim {
+        copy: jobs[0].clone(),
+        situation,
+    };
+    assert!(matches!(
+        backend.claim(vec![claim]).await.unwrap()[..],
+        [Meeting::Run { .. }]
+    ));
+    settle(&long, Verdict::Detach).await;
+    push(&jobs[1]).await;
+    let busy = next(&mut consumer, &jobs[1]).await;
+    // What comes now fills the prefetch, and waits.
+    push(&jobs[2]).await;
+    push(&jobs[3]).await;
+    let until = backend.now().plus(Duration::from_secs(1));
+    settle(&busy, Verdict::Release(Release::Busy(until))).await;
+    let _held = next(&mut consumer, &jobs[2]).await;
+    let again = next(&mut consumer, &jobs[1]).await;
+    settle(&again, Verdict::Acknowledge).await;
+    next(&mut consumer, &jobs[0]).await;
 }

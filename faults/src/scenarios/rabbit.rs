@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use millhand_servers::Rabbit;
 use serde_json::{Value, json};
+use tokio::time::timeout;
 
 use crate::jobs::Kind;
 use crate::process::Running;
@@ -306,12 +307,20 @@ async fn full(scene: Arc<Scene>) -> Result<Value> {
     scene.note("fault", None)?;
     let load = scene.produce_slowly(scene.place.clone(), 1000);
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let (ready, accepted) = (scene.place.messages().await?, scene.accepted()?);
-    let ready: u64 = ready.iter().map(|(_, count)| count).sum();
-    ensure!(
-        usize::try_from(ready)? >= accepted && accepted < scene.jobs.len(),
-        "{accepted} accepted, {ready} in the queue"
-    );
+    // RabbitMQ counts a queue's messages anew every five seconds.
+    let counted = async {
+        loop {
+            let (ready, accepted) = (scene.place.messages().await?, scene.accepted()?);
+            let ready: u64 = ready.iter().map(|(_, count)| count).sum();
+            if usize::try_from(ready)? >= accepted {
+                return anyhow::Ok(accepted);
+            }
+        }
+    };
+    let accepted = timeout(PATIENCE, counted)
+        .await
+        .context("what was accepted is not in the queue")??;
+    ensure!(accepted < scene.jobs.len(), "all {accepted} were accepted");
     let workers = vec![scene.worker()?];
     scene.note("heal", None)?;
     load.await??;
