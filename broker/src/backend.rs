@@ -105,6 +105,8 @@ pub struct Consumer {
     pub flow: watch::Sender<Flow>,
     /// Why nothing can come for now, while that is mended; `None` while all is well, also when it is held.
     pub trouble: watch::Receiver<Option<String>>,
+    /// Parcels that came and cannot be read, or not whole. While they come, the consumer is well.
+    pub unreadable: watch::Receiver<u64>,
 }
 
 /// Which delivery a job came in.

@@ -140,11 +140,12 @@ impl Backend for Faulty {
         let (silent, deliveries) = mpsc::channel(1);
         lock(&self.silent).push(silent);
         let flow = watch::Sender::new(Flow::Open(subscription.prefetch));
-        let trouble = watch::channel(None).1;
+        let (trouble, unreadable) = (watch::channel(None).1, watch::channel(0).1);
         Box::pin(std::future::ready(Ok(Consumer {
             deliveries,
             flow,
             trouble,
+            unreadable,
         })))
     }
     fn claim(&self, claims: Vec<Claim>) -> BoxFuture<'_, Result<Vec<Meeting>>> {

@@ -103,7 +103,7 @@ async fn bytes_that_are_no_parcel_are_set_aside_and_the_next_good_job_comes() {
         }
     };
     let default = tokio::time::timeout(SOON, aside).await.unwrap();
-    assert_eq!(default.unreadable.len(), 7);
+    assert_eq!((default.unreadable.len(), *consumer.unreadable.borrow()), (7, 7));
     assert_eq!(
         (default.queued, default.held),
         (0, 1),

@@ -125,6 +125,7 @@ async fn what_the_server_never_takes_holds_up_nothing_that_comes_after_it() {
         publish(&rabbit, &mixed(n)).await;
         assert_eq!(next(&mut consumer).await, [core(n).id]);
     }
+    assert_eq!(*consumer.unreadable.borrow(), 4);
 }
 
 #[tokio::test(flavor = "multi_thread")]

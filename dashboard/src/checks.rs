@@ -113,11 +113,14 @@ pub(crate) fn problems(moment: &Moment) -> Vec<Problem> {
             );
         }
         if !queue.unreadable.is_empty() {
-            let count = queue.unreadable.len() as u64;
-            problem(
-                "queues",
-                format!("{}: {} could not be read", queue.name, plural(count, "message")),
-            );
+            let count = queue.unreadable.len();
+            let more = if count < limits::UNREADABLE_SHOWN {
+                ""
+            } else {
+                " or more"
+            };
+            let messages = plural(count as u64, "message");
+            problem("queues", format!("{}: {messages}{more} could not be read", queue.name));
         }
     }
     problems
@@ -343,14 +346,22 @@ mod tests {
                     ..queue("a")
                 },
                 QueueView {
-                    unreadable: vec![unreadable],
+                    unreadable: vec![unreadable.clone()],
                     ..queue("b")
+                },
+                QueueView {
+                    unreadable: vec![unreadable; limits::UNREADABLE_SHOWN],
+                    ..queue("c")
                 },
             ];
         });
         assert_eq!(
             all,
-            ["a has been paused for 1 h 00 min", "b: 1 message could not be read"]
+            [
+                "a has been paused for 1 h 00 min",
+                "b: 1 message could not be read",
+                "c: 10 messages or more could not be read"
+            ]
         );
     }
 }

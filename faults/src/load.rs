@@ -81,7 +81,11 @@ impl Heard {
         let mut lines: Vec<&str> = text.split('\n').collect();
         self.rest = lines.pop().unwrap_or_default().to_owned();
         for line in lines {
-            let line: Value = serde_json::from_str(line)?;
+            let line: Value = match serde_json::from_str(line) {
+                // Who was killed while it wrote.
+                Err(error) if error.is_eof() => continue,
+                line => line?,
+            };
             let (Some(what), Some(id)) = (line["what"].as_str(), line["id"].as_str()) else {
                 continue;
             };

@@ -88,6 +88,8 @@ struct Tap {
     paused: bool,
     /// When something came last.
     came: tokio::time::Instant,
+    /// What came and could not be read.
+    unreadable: watch::Receiver<u64>,
     /// Why nothing can come.
     trouble: Option<String>,
     /// Nothing comes, and why it is not known whether anything should.

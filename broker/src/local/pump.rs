@@ -113,12 +113,14 @@ pub(super) fn start(local: Arc<Local>, subscription: Subscription) -> Consumer {
     let (out, deliveries) = mpsc::channel(1024);
     let (flow, watched) = watch::channel(Flow::Open(subscription.prefetch));
     let (told, trouble) = watch::channel(None);
+    let (seen, unreadable) = watch::channel(0);
     tokio::spawn(async move {
         let queue = subscription.queue.clone();
         let ends = Ends {
             out,
             flow: watched,
             trouble: told,
+            unreadable: seen,
         };
         if let Err(error) = pump(&local, &subscription, ends).await {
             tracing::warn!(%queue, %error, "deliveries stopped");
@@ -128,6 +130,7 @@ pub(super) fn start(local: Arc<Local>, subscription: Subscription) -> Consumer {
         deliveries,
         flow,
         trouble,
+        unreadable,
     }
 }
 
@@ -136,6 +139,7 @@ struct Ends {
     out: mpsc::Sender<Delivery>,
     flow: watch::Receiver<Flow>,
     trouble: watch::Sender<Option<String>>,
+    unreadable: watch::Sender<u64>,
 }
 
 impl Ends {
@@ -213,6 +217,7 @@ async fn pump(local: &Local, subscription: &Subscription, mut ends: Ends) -> Res
                 return Ok(());
             }
             if !spoiled.is_empty() {
+                ends.unreadable.send_modify(|seen| *seen += spoiled.len() as u64);
                 let (queue, spoiled) = (&subscription.queue, Arc::new(spoiled));
                 let reason = spoiled.first().and_then(|s| s.bad.first()).map(|(_, why, _)| why);
                 tracing::warn!(%queue, parcels = spoiled.len(), reason, "unreadable; set aside");

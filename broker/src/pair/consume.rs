@@ -24,6 +24,7 @@ pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Resul
     let (sender, deliveries) = mpsc::channel(1024);
     let (flow, watched) = watch::channel(Flow::Open(subscription.prefetch));
     let (aside, spoiled) = mpsc::unbounded_channel();
+    let (seen, unreadable) = watch::channel(0);
     let lost = Arc::<AtomicU64>::default();
     let setting_aside = Aside {
         pair: Arc::clone(pair),
@@ -37,6 +38,7 @@ pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Resul
         subscription,
         out: sender,
         aside,
+        unreadable: seen,
         lost,
     };
     tokio::spawn(pump.run(arrivals, watched, rules));
@@ -44,6 +46,7 @@ pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Resul
         deliveries,
         flow,
         trouble,
+        unreadable,
     })
 }
 
@@ -53,6 +56,7 @@ struct Pump {
     out: mpsc::Sender<Delivery>,
     /// What the channel holds bounds it.
     aside: mpsc::UnboundedSender<Spoiled>,
+    unreadable: watch::Sender<u64>,
     /// The newest of the channels that were lost.
     lost: Arc<AtomicU64>,
 }
@@ -142,6 +146,7 @@ impl Pump {
         if bad.is_empty() {
             return delivery;
         }
+        self.unreadable.send_modify(|seen| *seen += 1);
         // Nobody is there when the worker is gone, and then it comes to another.
         let _ = self.aside.send(Spoiled {
             arrival,

@@ -154,6 +154,7 @@ impl Dispatch {
                     flow: consumer.flow,
                     paused: false,
                     came: tokio::time::Instant::now(),
+                    unreadable: consumer.unreadable,
                     trouble: None,
                     unasked: None,
                 },

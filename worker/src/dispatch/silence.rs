@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use millhand_broker::Error;
 use millhand_proto::QueueName;
+use tokio::time::Instant;
 
 use super::{Dispatch, Tap};
 use crate::crew::{Crew, Event};
@@ -17,6 +18,10 @@ const SILENCE_AGAIN: Duration = Duration::from_secs(3);
 impl Dispatch {
     /// Looks after queues that are silent.
     pub(super) fn listen(&mut self) {
+        for tap in self.taps.values_mut().filter(|tap| tap.hears_strangers()) {
+            tap.unreadable.mark_unchanged();
+            tap.came = Instant::now();
+        }
         let silent = self.silent();
         if silent.is_empty() {
             return;
@@ -44,12 +49,20 @@ impl Dispatch {
             return Vec::new();
         }
         // One that knows why nothing comes is not deaf, and starting it again would not help.
-        let silent = |tap: &Tap| !tap.paused && tap.trouble.is_none() && tap.came.elapsed() > SILENCE;
+        let silent =
+            |tap: &Tap| !tap.paused && tap.trouble.is_none() && tap.came.elapsed() > SILENCE && !tap.hears_strangers();
         self.taps
             .iter()
             .filter(|(_, tap)| silent(tap))
             .map(|(queue, _)| queue.clone())
             .collect()
+    }
+}
+
+impl Tap {
+    /// Something came that cannot be read since it was last asked for.
+    fn hears_strangers(&self) -> bool {
+        self.unreadable.has_changed().unwrap_or_default()
     }
 }
 

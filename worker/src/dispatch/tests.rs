@@ -153,6 +153,25 @@ async fn a_worker_that_cannot_learn_whether_anything_should_come_is_not_ready() 
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_to_which_only_comes_what_cannot_be_read_is_not_deaf() {
+    let (_backend, plan) = with_a_job(mpsc::unbounded_channel().0).await;
+    let (mut this, mut ears) = Dispatch::new(plan).unwrap();
+    this.open(&mut ears).await.unwrap();
+    let (strangers, unreadable) = watch::channel(0);
+    this.taps.values_mut().next().unwrap().unreadable = unreadable;
+    tokio::time::advance(MINUTE * 2).await;
+    assert_eq!(this.silent().len(), 1);
+    strangers.send_replace(1);
+    assert_eq!(this.silent(), []);
+    // From when it was looked at.
+    this.listen();
+    tokio::time::advance(MINUTE - Duration::from_secs(1)).await;
+    assert_eq!(this.silent(), []);
+    tokio::time::advance(Duration::from_secs(2)).await;
+    assert_eq!(this.silent().len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_passing_fault_is_not_the_end_of_what_is_to_be_done() {
     let (started, starts) = mpsc::unbounded_channel();
     let (backend, plan) = with_a_job(started).await;
