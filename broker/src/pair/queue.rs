@@ -4,7 +4,7 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use bytes::Bytes;
-use millhand_proto::{Class, JobCopy, QueueName, Timestamp, WorkerId};
+use millhand_proto::{Class, JobCopy, QueueName, Timestamp, WorkerId, limits};
 use tokio::sync::{mpsc, watch};
 
 use crate::backend::{BoxFuture, DeliveryId, Flow, Pushed, Subscription};
@@ -95,7 +95,9 @@ impl Route {
     /// To its queue before what waits there. Such a copy looks whether its worker is alive: behind a backlog it would
     /// come long after the lease that it waits for.
     pub(crate) fn ahead(copy: &JobCopy, wait: Duration) -> Self {
-        Self::of(copy, Class::High, wait, true)
+        // Clocks differ by milliseconds, and coarsely 16.01 s are 20: the first look would be late.
+        let coarse = wait > limits::LEASE + Duration::from_secs(2);
+        Self::of(copy, Class::High, wait, coarse)
     }
 
     fn of(copy: &JobCopy, class: Class, wait: Duration, coarse: bool) -> Self {
@@ -169,4 +171,24 @@ pub(crate) struct Arrival {
     pub(crate) published_at: Option<Timestamp>,
     /// When it came, by this machine's clock.
     pub(crate) taken_at: Timestamp,
+}
+
+#[cfg(test)]
+mod tests {
+    use millhand_proto::{Core, JobId, TaskName};
+
+    use super::*;
+
+    #[test]
+    fn the_first_look_after_a_lease_is_not_rounded_up_by_seconds() {
+        let (id, now) = (JobId::given("job"), Timestamp::MIN_WIRE);
+        let core = Core::new(id, TaskName::new("task").expect("a name"), QueueName::default(), now);
+        let copy = JobCopy::first(core);
+        let coarse = |seconds: u64, ms: u64| {
+            let route = Route::ahead(&copy, Duration::from_secs(seconds) + Duration::from_millis(ms));
+            matches!(route, Route::Later(_, Class::High, _, true))
+        };
+        assert!(!coarse(15, 990) && !coarse(16, 10));
+        assert!(coarse(30, 0) && coarse(60, 0));
+    }
 }
