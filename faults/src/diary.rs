@@ -43,13 +43,18 @@ impl Diary {
     }
 }
 
+/// What a line says. Nothing, where it is empty or only the beginning of one, whose writer was killed.
+pub(crate) fn read(line: &str) -> serde_json::Result<Option<Value>> {
+    match serde_json::from_str(line) {
+        Err(error) if error.is_eof() => Ok(None),
+        line => line.map(Some),
+    }
+}
+
 /// The whole lines of a diary so far, one after the other.
 pub(crate) fn lines(folder: &Path, name: &str) -> Result<impl Iterator<Item = Result<Value>>> {
     let file = BufReader::new(File::open(folder.join(name))?);
-    let read = |line: std::io::Result<String>| match serde_json::from_str(&line?) {
-        Err(error) if error.is_eof() => Ok(None),
-        line => Ok(Some(line?)),
-    };
+    let read = |line: std::io::Result<String>| Ok(read(&line?)?);
     Ok(file.lines().filter_map(move |line| read(line).transpose()))
 }
 

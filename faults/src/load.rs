@@ -10,9 +10,9 @@ use anyhow::{Result, ensure};
 use millhand_broker::Pushed;
 use millhand_client::{Client, Enqueued};
 use millhand_proto::{JobId, Parcel, Timestamp};
-use serde_json::{Value, json};
+use serde_json::json;
 
-use crate::diary::{Diary, PRODUCED, RAN};
+use crate::diary::{self, Diary, PRODUCED, RAN};
 use crate::jobs::{Kind, Work};
 use crate::place::Place;
 
@@ -81,10 +81,8 @@ impl Heard {
         let mut lines: Vec<&str> = text.split('\n').collect();
         self.rest = lines.pop().unwrap_or_default().to_owned();
         for line in lines {
-            let line: Value = match serde_json::from_str(line) {
-                // Who was killed while it wrote.
-                Err(error) if error.is_eof() => continue,
-                line => line?,
+            let Some(line) = diary::read(line)? else {
+                continue;
             };
             let (Some(what), Some(id)) = (line["what"].as_str(), line["id"].as_str()) else {
                 continue;

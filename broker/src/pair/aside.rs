@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use millhand_proto::{JobId, QueueName, limits};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::Pair;
@@ -54,6 +54,8 @@ pub(super) struct Aside {
     pub(super) pair: Arc<Pair>,
     pub(super) queue: QueueName,
     pub(super) out: mpsc::Sender<Delivery>,
+    /// How many came.
+    pub(super) seen: watch::Sender<u64>,
     /// The newest of its channels that was lost: what that and those before had delivered comes again.
     pub(super) lost: Arc<AtomicU64>,
 }
@@ -63,6 +65,7 @@ impl Aside {
     /// a server does not take is tried again beside the others, which it does not hold up.
     pub(super) async fn run(self, mut came: mpsc::UnboundedReceiver<Spoiled>) {
         let (mut fresh, mut again, mut said) = (Vec::new(), Vec::new(), None);
+        // One try at a time.
         let (mut under_way, mut trying) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut tries = interval(AGAIN);
         tries.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -82,6 +85,8 @@ impl Aside {
                 _ = tries.tick(), if !again.is_empty() && trying.is_empty() => {
                     let lost = self.lost.load(Ordering::SeqCst);
                     again.retain(|spoiled: &Spoiled| Generation::of(spoiled.arrival.id).0.0 > lost);
+                    // Nothing else comes while these fill the prefetch, and yet nobody is deaf.
+                    self.seen.send_modify(|_| ());
                     let some = again.drain(..again.len().min(BATCH)).collect();
                     trying.push(self.set_aside(some));
                     continue;
@@ -90,11 +95,13 @@ impl Aside {
                 Some(ended) = trying.next() => ended,
             };
             let (queue, messages) = (&self.queue, left.len());
+            again.extend(left);
             if trouble.is_some() && trouble != said {
                 tracing::warn!(%queue, messages, trouble, "unreadable messages are tried again");
             }
-            said = trouble;
-            again.extend(left);
+            if trouble.is_some() || again.is_empty() {
+                said = trouble;
+            }
         }
         while under_way.next().await.is_some() || trying.next().await.is_some() {}
     }

@@ -99,7 +99,7 @@ impl Pair {
                     return Outgoing::unreadable(&arrival.body);
                 };
                 tracing::warn!(queue = %parcel.queue(), jobs = parcel.jobs().len(), "a copy had found no way; it is sent again");
-                let to = Route::Work(parcel.queue().clone(), parcel.class());
+                let to = Route::back(&parcel.jobs()[0], Duration::ZERO);
                 Outgoing::new(to, arrival.body.clone()).or_later()
             });
             self.move_on(messages.collect(), &lost).await?;

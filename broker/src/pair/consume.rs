@@ -30,6 +30,7 @@ pub(super) async fn start(pair: &Arc<Pair>, subscription: Subscription) -> Resul
         pair: Arc::clone(pair),
         queue: subscription.queue.clone(),
         out: sender.clone(),
+        seen: seen.clone(),
         lost: Arc::clone(&lost),
     };
     tokio::spawn(setting_aside.run(spoiled));

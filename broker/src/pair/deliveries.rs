@@ -66,8 +66,11 @@ impl Ledger {
             worker,
         };
         let mut state = self.state();
-        let reached = state.reached.entry(held.queue.clone()).or_default();
-        *reached = ready_at.max(*reached);
+        // Who looks after a run passes those that wait.
+        if copy.hop.busy == 0 {
+            let reached = state.reached.entry(held.queue.clone()).or_default();
+            *reached = ready_at.max(*reached);
+        }
         state.held.insert(delivery, held);
     }
 

@@ -92,8 +92,16 @@ impl Route {
         Self::of(copy, copy.core.class, wait, coarse)
     }
 
-    /// To its queue before what waits there. Such a copy looks whether its worker is alive: behind a backlog it would
-    /// come long after the lease that it waits for.
+    /// Back to its queue. Who looks after a run goes ahead, also when it found no slot or came too early.
+    pub(crate) fn back(copy: &JobCopy, wait: Duration) -> Self {
+        match copy.hop.busy {
+            0 => Self::to(copy, wait, false),
+            _ => Self::ahead(copy, wait),
+        }
+    }
+
+    /// To its queue before what waits there. Such a copy looks whether its worker is alive, or, of a suspect, whether
+    /// another one still runs: behind a backlog it would come long after the lease that it waits for.
     pub(crate) fn ahead(copy: &JobCopy, wait: Duration) -> Self {
         // Clocks differ by milliseconds, and coarsely 16.01 s are 20: the first look would be late.
         let coarse = wait > limits::LEASE + Duration::from_secs(2);

@@ -198,12 +198,6 @@ impl Pair {
     /// What goes back into the queue for this settlement.
     fn back(&self, at: usize, settlement: &Settlement, now: Timestamp) -> Option<Back> {
         let copy = &settlement.copy;
-        let work = || match copy.hop.busy {
-            0 => Route::to(copy, Duration::ZERO, false),
-            // It waited for a lease before.
-            _ => Route::ahead(copy, Duration::ZERO),
-        };
-        let later = |due: Timestamp, coarse| Route::to(copy, due.since(now), coarse);
         let (copy, route, with) = match &settlement.verdict {
             Verdict::Release(release) => {
                 // A delivery that was lost is in the queue already.
@@ -211,10 +205,10 @@ impl Pair {
                     return None;
                 }
                 let route = match *release {
-                    Release::Now | Release::Alone => work(),
+                    Release::Now | Release::Alone => Route::back(copy, Duration::ZERO),
                     Release::Busy(until) => Route::ahead(copy, until.since(now)),
-                    Release::Parked(until) => later(until, true),
-                    Release::NotDue(due) => later(due, false),
+                    Release::Parked(until) => Route::to(copy, until.since(now), true),
+                    Release::NotDue(due) => Route::back(copy, due.since(now)),
                 };
                 let with = (*release != Release::Alone).then_some(settlement.delivery);
                 (release.of(copy, now), route, with)
@@ -228,9 +222,11 @@ impl Pair {
                 let next = successor.copy(copy, None);
                 (next, self.successor_route(copy, *successor, now), None)
             }
-            Verdict::GiveBack { .. } => (copy.clone(), work(), None),
+            Verdict::GiveBack { .. } => (copy.clone(), Route::back(copy, Duration::ZERO), None),
             Verdict::Detach => {
-                let (watch, _) = detach(None, copy, limits::LEASE, now);
+                let (mut watch, _) = detach(None, copy, limits::LEASE, now);
+                // It looks after a run from the first on.
+                watch.hop.busy = watch.hop.busy.max(1);
                 let wait = limits::LEASE + Duration::from_secs(1);
                 (watch, Route::ahead(copy, wait), None)
             }

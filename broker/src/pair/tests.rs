@@ -302,7 +302,8 @@ async fn who_looks_after_a_running_job_waits_behind_no_backlog() {
     let io = Io::start("tests").unwrap();
     let store = Redis::new(&At::of(&servers.redis.url()), "ahead", 1, io.clone()).unwrap();
     let queue = RabbitMq::new(&At::of(&servers.rabbit.url()), "ahead", io.clone()).unwrap();
-    let backend: Arc<dyn Backend> = Arc::new(Shared(Pair::new(queue, store, io)));
+    let pair = Pair::new(queue, store, io);
+    let backend: Arc<dyn Backend> = Arc::new(Shared(Arc::clone(&pair)));
     let subscription = Subscription {
         worker: worker(),
         queue: QueueName::new("q").unwrap(),
@@ -353,7 +354,12 @@ async fn who_looks_after_a_running_job_waits_behind_no_backlog() {
     let until = backend.now().plus(Duration::from_secs(1));
     settle(&busy, Verdict::Release(Release::Busy(until))).await;
     let _held = next(&mut consumer, &jobs[2]).await;
+    let reached = pair.ledger.reached();
     let again = next(&mut consumer, &jobs[1]).await;
+    assert_eq!(pair.ledger.reached(), reached, "the backlog is no younger for it");
     settle(&again, Verdict::Acknowledge).await;
+    // Also when it finds no slot.
+    let watch = next(&mut consumer, &jobs[0]).await;
+    settle(&watch, Verdict::Release(Release::Now)).await;
     next(&mut consumer, &jobs[0]).await;
 }
