@@ -1,7 +1,67 @@
-//! What is kept of a message that cannot be read.
+//! What is kept, and said, of messages that cannot be read.
+
+use std::time::Duration;
 
 use bytes::Bytes;
-use millhand_proto::{Parcel, limits};
+use millhand_proto::{Parcel, QueueName, limits};
+use tokio::time::Instant;
+
+/// The pause between two lines of the log.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Says in the log what was set aside: what comes first at once, what comes after it together. Whoever sends much
+/// of it must not fill the log.
+#[derive(Debug)]
+pub(crate) struct Report {
+    queue: QueueName,
+    unsaid: (usize, usize),
+    /// Why the first of these could not be read.
+    reason: String,
+    /// When the next line may come.
+    next: Instant,
+}
+
+impl Report {
+    pub(crate) fn new(queue: QueueName) -> Self {
+        let (unsaid, reason, next) = ((0, 0), String::new(), Instant::now());
+        Self {
+            queue,
+            unsaid,
+            reason,
+            next,
+        }
+    }
+
+    /// Messages were set aside, of so many bytes; the first for this reason.
+    pub(crate) fn add(&mut self, messages: usize, bytes: usize, reason: &str) {
+        if self.unsaid.0 == 0 {
+            reason.clone_into(&mut self.reason);
+        }
+        self.unsaid = (self.unsaid.0 + messages, self.unsaid.1 + bytes);
+        self.say();
+    }
+
+    /// When there is something to be said.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        (self.unsaid.0 > 0).then_some(self.next)
+    }
+
+    /// Says what there is to be said, if it is time.
+    pub(crate) fn say(&mut self) {
+        if self.due().is_some_and(|due| due <= Instant::now()) {
+            self.next = Instant::now() + PAUSE;
+            let ((messages, bytes), queue, reason) = (std::mem::take(&mut self.unsaid), &self.queue, &self.reason);
+            tracing::warn!(%queue, messages, bytes, reason, "unreadable; set aside");
+        }
+    }
+}
+
+impl Drop for Report {
+    fn drop(&mut self) {
+        self.next = Instant::now();
+        self.say();
+    }
+}
 
 /// The bytes to keep of a message. What may hold jobs, of whatever version, is kept whole, for whoever can make
 /// something of it, unless it is longer than RabbitMQ would take from here. Of what never held any the beginning says
@@ -28,6 +88,22 @@ pub(crate) fn kept_because(body: &Bytes, why: &str) -> (Bytes, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn however_much_comes_is_said_once_a_second() {
+        let mut report = Report::new("mill".parse().expect("a name"));
+        assert_eq!(report.due(), None);
+        report.add(1, 10, "the first");
+        assert_eq!(report.due(), None, "it is said");
+        for _ in 0..100 {
+            report.add(2, 20, "the next");
+        }
+        let due = report.due().expect("something is left");
+        assert_eq!((report.unsaid, due), ((200, 2000), Instant::now() + PAUSE));
+        tokio::time::sleep_until(due).await;
+        report.say();
+        assert_eq!(report.due(), None);
+    }
 
     fn long(begin: &[u8], bytes: usize) -> Vec<u8> {
         let mut body = begin.to_vec();

@@ -18,7 +18,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use millhand_worker::{Slots, Worker, shutdown_signal};
 use tracing_subscriber::filter::{LevelFilter, Targets};
 use tracing_subscriber::layer::SubscriberExt;
@@ -38,7 +38,7 @@ touches. One line of JSON for each run; the exit code is 1 when one failed.
   list         the scenarios, and the crash points
   run NAME…    these scenarios
   all          all of them
-  table        lines of runs, from the standard input, as a table for a page
+  table        lines of runs, from the standard input, as a table
   --seed N     what is drawn follows from it; a run prints its own
   --short      a part of each, for every day
   --on PLACE   only the runs on sqlite, or those on a fleet
@@ -78,7 +78,8 @@ fn main() -> Result<ExitCode> {
             Ok(ExitCode::SUCCESS)
         }
         ["table"] => {
-            print!("{}", table::table(&std::io::read_to_string(std::io::stdin())?)?);
+            let table = table::table(&std::io::read_to_string(std::io::stdin())?)?;
+            print!("{}", table.context("no line of a run came from the standard input")?);
             Ok(ExitCode::SUCCESS)
         }
         [.., "--help" | "-h"] => {
@@ -141,9 +142,7 @@ fn asked(all: bool, words: &[&str]) -> Result<(Vec<&'static Scenario>, Options),
     let mut chosen = Vec::new();
     let mut options = Options {
         seed: uuid::Uuid::new_v4().as_u64_pair().0 >> 16,
-        short: false,
-        seconds: None,
-        on: None,
+        ..Options::default()
     };
     let mut rest = words.iter();
     while let Some(word) = rest.next() {
@@ -166,10 +165,16 @@ fn asked(all: bool, words: &[&str]) -> Result<(Vec<&'static Scenario>, Options),
             }
         }
     }
-    match (all, chosen.is_empty()) {
-        (true, _) => Ok((known, options)),
-        (false, true) => Err("run which scenario? `list` names them".into()),
-        (false, false) => Ok((chosen, options)),
+    let there = |scenario: &&Scenario| !scenario.places(options).is_empty();
+    if all {
+        return Ok((known.into_iter().filter(there).collect(), options));
+    }
+    if chosen.is_empty() {
+        return Err("run which scenario? `list` names them".into());
+    }
+    match (chosen.iter().find(|scenario| !there(scenario)), options.on) {
+        (Some(scenario), Some(on)) => Err(format!("{} has no run on {}", scenario.name, on.name())),
+        _ => Ok((chosen, options)),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a scenario is, and how its runs go: several at once, each judged when it is over.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::path::Path;
 use std::pin::Pin;
@@ -30,7 +31,7 @@ pub(crate) struct Scenario {
 }
 
 /// What the caller of the program wishes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Options {
     pub(crate) seed: u64,
     /// A part of each, for every day.
@@ -61,6 +62,16 @@ pub(crate) enum Where {
     Fleet,
     /// On servers that nobody else uses.
     OwnFleet,
+}
+
+impl Where {
+    /// As a user names it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Sqlite => "sqlite",
+            Self::Fleet | Self::OwnFleet => "fleet",
+        }
+    }
 }
 
 /// What is done in a run, once.
@@ -138,7 +149,7 @@ impl Run {
     async fn go(self, scenario: &str, seed: u64, place: Place, folder: &Path) -> Result<(Value, bool)> {
         let mut line = json!({
             "scenario": scenario,
-            "place": if self.place == Where::Sqlite { "sqlite" } else { "fleet" },
+            "place": self.place.name(),
             "plan": self.plan,
             "kinds": self.kinds,
             "seed": seed,
@@ -175,6 +186,18 @@ impl Run {
 }
 
 impl Scenario {
+    /// Its runs, numbered, that are asked for: the number stays the same when only one place is.
+    fn asked(&self, options: Options) -> Vec<(u64, Run)> {
+        let there = |run: &Run| options.on.is_none_or(|on| on.name() == run.place.name());
+        let runs = (0..).zip((self.runs)(options));
+        runs.filter(|(_, run)| there(run)).collect()
+    }
+
+    /// Where it has runs that are asked for.
+    pub(crate) fn places(&self, options: Options) -> BTreeSet<&'static str> {
+        self.asked(options).iter().map(|(_, run)| run.place.name()).collect()
+    }
+
     /// Runs it and prints a line for each run; how many of them failed.
     pub(crate) async fn run(&self, options: Options) -> Result<usize> {
         let (gate, shared) = (
@@ -182,13 +205,7 @@ impl Scenario {
             Arc::<OnceCell<Arc<Servers>>>::default(),
         );
         let mut under_way = JoinSet::new();
-        for (number, run) in (0..).zip((self.runs)(options)) {
-            if options
-                .on
-                .is_some_and(|on| (on == Where::Sqlite) != (run.place == Where::Sqlite))
-            {
-                continue;
-            }
+        for (number, run) in self.asked(options) {
             let (gate, shared, scenario) = (Arc::clone(&gate), Arc::clone(&shared), self.name);
             under_way.spawn(async move {
                 // Servers of its own, and what is measured on them, need the machine for themselves.
@@ -209,9 +226,6 @@ impl Scenario {
                 keep(scenario, number, &done, &folder)?;
                 Ok::<_, anyhow::Error>(done)
             });
-        }
-        if under_way.is_empty() {
-            bail!("{} has no run there", self.name);
         }
         let mut failed = 0;
         while let Some(done) = under_way.join_next().await {

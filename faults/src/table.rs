@@ -38,8 +38,8 @@ const TIMES: [(&str, &str); 9] = [
     ("t_exit", "exit"),
 ];
 
-/// The table.
-pub(crate) fn table(lines: &str) -> Result<String, serde_json::Error> {
+/// The table; `None` of no run at all.
+pub(crate) fn table(lines: &str) -> Result<Option<String>, serde_json::Error> {
     let mut rows: BTreeMap<(String, String), Row> = BTreeMap::new();
     for line in lines.lines().filter(|line| line.starts_with('{')) {
         let line: Value = serde_json::from_str(line)?;
@@ -62,6 +62,9 @@ pub(crate) fn table(lines: &str) -> Result<String, serde_json::Error> {
                 *longest = time.max(*longest);
             }
         }
+    }
+    if rows.is_empty() {
+        return Ok(None);
     }
     let mut table = String::from(
         "| | where | runs passed | kills; of running jobs | acknowledged | lost | stuck | more than once | stale ends | all ended within | longest times |\n\
@@ -94,7 +97,7 @@ pub(crate) fn table(lines: &str) -> Result<String, serde_json::Error> {
             times.join("; "),
         );
     }
-    Ok(table)
+    Ok(Some(table))
 }
 
 fn seconds(millis: u64) -> String {
@@ -108,10 +111,12 @@ mod tests {
         let run = r#"{"scenario":"F01","place":"fleet","plan":"x","passed":true,"acknowledged":5,"lost":0,"kills":1,"t_run_again":16124}"#;
         let failed = r#"{"scenario":"F01","place":"fleet","plan":"y","passed":false,"void":"no end","lost":2,"t_run_again":900}"#;
         let table = super::table(&format!("{run}\nnoise\n{failed}\n")).expect("lines");
+        let table = table.expect("a table");
         let row = table.lines().last().unwrap_or_default();
         assert_eq!(
             row,
             "| F01 | fleet | 1 of 2 | 1; 0 | 5 | 2 | 0 | 0 | 0 | - | run again 16.1 s; **y: no end** |"
         );
+        assert_eq!(super::table("noise\n").expect("no line"), None);
     }
 }

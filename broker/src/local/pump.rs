@@ -15,7 +15,7 @@ use crate::backend::{Consumer, Delivery, DeliveryId, Flow, Settlement, Subscript
 use crate::crash;
 use crate::error::{Error, Result};
 use crate::lock::lock;
-use crate::unreadable::kept_because;
+use crate::unreadable::{Report, kept_because};
 
 /// The longest that a pump looks away: a wake-up may get lost.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -187,7 +187,9 @@ async fn pump(local: &Local, subscription: &Subscription, mut ends: Ends) -> Res
         }
         true
     };
+    let mut report = Report::new(subscription.queue.clone());
     loop {
+        report.say();
         // Registered before looking, so that no wake-up falls between looking and waiting.
         let work = local.board.work.notified();
         tokio::pin!(work);
@@ -209,7 +211,8 @@ async fn pump(local: &Local, subscription: &Subscription, mut ends: Ends) -> Res
                     continue;
                 }
                 let all = delivery.is_none();
-                spoiled.push(Spoiled { row: row.seq, all, bad });
+                let (row, bytes) = (row.seq, row.body.len());
+                spoiled.push(Spoiled { row, bytes, all, bad });
                 rest.extend(delivery);
             }
             // First: these do not wait for what others sent.
@@ -219,8 +222,11 @@ async fn pump(local: &Local, subscription: &Subscription, mut ends: Ends) -> Res
             if !spoiled.is_empty() {
                 ends.unreadable.send_modify(|seen| *seen += spoiled.len() as u64);
                 let (queue, spoiled) = (&subscription.queue, Arc::new(spoiled));
-                let reason = spoiled.first().and_then(|s| s.bad.first()).map(|(_, why, _)| why);
-                tracing::warn!(%queue, parcels = spoiled.len(), reason, "unreadable; set aside");
+                let reason = spoiled
+                    .first()
+                    .and_then(|s| s.bad.first())
+                    .map_or("", |(_, why, _)| why);
+                report.add(spoiled.len(), spoiled.iter().map(|s| s.bytes).sum(), reason);
                 ends.insist(|| set_aside(local, queue, &spoiled)).await?;
             }
             if !deliver(rest).await {
@@ -274,6 +280,8 @@ async fn take(
 /// What cannot be read of a row.
 struct Spoiled {
     row: i64,
+    /// So long it is.
+    bytes: usize,
     /// Nothing of it can be.
     all: bool,
     bad: Vec<Bad>,

@@ -10,13 +10,14 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use millhand_proto::{JobId, QueueName, limits};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use super::Pair;
 use super::changes::Change;
 use super::queue::{Arrival, Generation, Outgoing};
 use super::store::{Effect, Key, Swap};
 use crate::backend::{Delivery, Pushed};
+use crate::unreadable::Report;
 
 /// The pause between two tries.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -65,6 +66,7 @@ impl Aside {
     /// a server does not take is tried again beside the others, which it does not hold up.
     pub(super) async fn run(self, mut came: mpsc::UnboundedReceiver<Spoiled>) {
         let (mut fresh, mut again, mut said) = (Vec::new(), Vec::new(), None);
+        let mut report = Report::new(self.queue.clone());
         // One try at a time.
         let (mut under_way, mut trying) = (FuturesUnordered::new(), FuturesUnordered::new());
         let mut tries = interval(AGAIN);
@@ -77,8 +79,7 @@ impl Aside {
                         break;
                     }
                     let bytes: usize = fresh.iter().map(|spoiled| spoiled.arrival.body.len()).sum();
-                    let (queue, reason) = (&self.queue, fresh.first().map(Spoiled::reason));
-                    tracing::warn!(%queue, messages, bytes, reason, "unreadable; set aside");
+                    report.add(messages, bytes, fresh.first().map_or("", Spoiled::reason));
                     under_way.push(self.set_aside(std::mem::take(&mut fresh)));
                     continue;
                 }
@@ -89,6 +90,10 @@ impl Aside {
                     self.seen.send_modify(|_| ());
                     let some = again.drain(..again.len().min(BATCH)).collect();
                     trying.push(self.set_aside(some));
+                    continue;
+                }
+                () = sleep_until(report.due().unwrap_or_else(Instant::now)), if report.due().is_some() => {
+                    report.say();
                     continue;
                 }
                 Some(ended) = under_way.next() => ended,

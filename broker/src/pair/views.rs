@@ -398,7 +398,7 @@ impl Pair {
         let read = Read::Tail {
             key: Key::Unreadable,
             skip: 0,
-            count: 100,
+            count: limits::UNREADABLE_NOTES,
         };
         let notes = self.store.read(vec![read]).await?.pop();
         let notes = notes.map(Found::list).unwrap_or_default();

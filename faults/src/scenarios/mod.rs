@@ -16,7 +16,7 @@ mod wires;
 
 use millhand_broker::crash::POINTS;
 
-use crate::scenario::Scenario;
+use crate::scenario::{Options, Scenario};
 
 /// All of them, in the order of their numbers.
 pub(crate) fn all() -> Vec<&'static Scenario> {
@@ -43,7 +43,11 @@ pub(crate) fn all() -> Vec<&'static Scenario> {
 /// Prints what can be run.
 pub(crate) fn list() {
     for scenario in all() {
-        println!("{}  {}", scenario.name, scenario.what);
+        let places = match Vec::from_iter(scenario.places(Options::default()))[..] {
+            [one] => one,
+            _ => "both",
+        };
+        println!("{}  {places:<7} {}", scenario.name, scenario.what);
     }
     println!("\ncrash points:");
     for point in POINTS {
