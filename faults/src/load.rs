@@ -179,17 +179,21 @@ pub(crate) async fn flood(place: &Place, folder: &Path, jobs: &[(JobId, Work)]) 
     Ok(())
 }
 
+/// So much of a load that waited comes at once.
+const MADE_UP: Duration = Duration::from_secs(1);
+
 /// Enqueues all of them, a few at a time; what was not accepted is asked again with the same id.
 pub(crate) async fn produce(place: &Place, folder: &Path, jobs: &[(JobId, Work)], pace: Pace) -> Result<()> {
     let diary = Diary::open(folder, PRODUCED)?;
     let client = Client::new(place.open()?);
-    let (began, mut sent) = (Instant::now(), 0);
+    let mut due = Instant::now();
     for few in jobs.chunks(pace.at_once) {
         if let Some(per_second) = pace.per_second {
-            let due = began + Duration::from_secs(1) * sent / per_second;
+            // A pause is made up for, an outage is not: the load goes on after it as it was before.
+            due = due.max(Instant::now() - MADE_UP);
             tokio::time::sleep_until(due.into()).await;
+            due += Duration::from_secs(1) * u32::try_from(few.len())? / per_second;
         }
-        sent += u32::try_from(few.len())?;
         let mut open: Vec<_> = few.iter().collect();
         while !open.is_empty() {
             for (id, work) in &open {

@@ -195,6 +195,18 @@ impl Scene {
         Ok(said.matches("\"what\":\"ok\"").count())
     }
 
+    /// Waits until producers are told of more jobs than so many, or have no more.
+    pub(crate) async fn accepts_more_than(&self, before: usize) -> Result<()> {
+        let end = Instant::now() + PATIENCE;
+        while self.accepted()? == before && before < self.jobs.len() {
+            if Instant::now() > end {
+                bail!("no job was accepted within {PATIENCE:?}");
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+
     /// Waits until nothing is on its way to a worker any more, not even a copy of a job that has ended.
     pub(crate) async fn drained(&self) -> Result<()> {
         let end = Instant::now() + PATIENCE;

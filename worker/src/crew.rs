@@ -58,9 +58,10 @@ pub(crate) struct Crew {
     /// What was counted and is not written yet.
     pub(crate) tallies: Tallies,
     claims: Coalescer<Claim, Meeting>,
-    /// Ends and other settlements go apart: an end is remembered also while nothing can be released.
+    /// Ends, and what goes back unrun, go together, each with its like: an end is remembered also while nothing can
+    /// be published.
     ends: Coalescer<Settlement, Settled>,
-    leaves: Coalescer<Settlement, Settled>,
+    releases: Coalescer<Settlement, Settled>,
     runs: Mutex<HashMap<JobId, Under>>,
 }
 
@@ -80,12 +81,9 @@ impl Crew {
         });
         let settles = || {
             let settler = Arc::clone(&backend);
-            Coalescer::new(BATCH, move |settlements: Vec<Settlement>| {
-                let (backend, never) = (Arc::clone(&settler), CancellationToken::new());
-                async move { persist("settle", never, || backend.settle(settlements.clone())).await }
-            })
+            Coalescer::new(BATCH, move |settlements| settle(Arc::clone(&settler), settlements))
         };
-        let (ends, leaves) = (settles(), settles());
+        let (ends, releases) = (settles(), settles());
         Self {
             backend,
             me,
@@ -93,7 +91,7 @@ impl Crew {
             executors,
             claims,
             ends,
-            leaves,
+            releases,
             window: Semaphore::new(window),
             suspects: Semaphore::new(1),
             stopping,
@@ -233,13 +231,19 @@ impl Crew {
     /// Settles one job, for as long as the store is away: what ended is never acknowledged
     /// unremembered.
     pub(crate) async fn settle(&self, settlement: &Settlement) -> Option<Settled> {
-        let door = match settlement.verdict {
-            Verdict::Acknowledge | Verdict::Succeed { .. } | Verdict::Cancel { .. } => &self.ends,
-            _ => &self.leaves,
-        };
         let mut wait = SETTLE_AGAIN;
         loop {
-            match door.call(settlement.clone()).await {
+            let asked = settlement.clone();
+            let settled = match &settlement.verdict {
+                Verdict::Acknowledge | Verdict::Cancel { .. } => self.ends.call(asked).await,
+                Verdict::Succeed { children, .. } if children.is_empty() => self.ends.call(asked).await,
+                // Copies of one delivery travel in one message.
+                Verdict::Release(_) => self.releases.call(asked).await,
+                // What is published waits for its own queue to confirm it, and for no other: a queue without leader
+                // may take minutes.
+                _ => settle(Arc::clone(&self.backend), vec![asked]).await.pop(),
+            };
+            match settled {
                 Some(Settled::Again) => tokio::time::sleep(wait).await,
                 settled => return settled,
             }
@@ -286,6 +290,12 @@ fn longest(mut told: Vec<(Instant, JobId, Progress)>) -> Vec<(JobId, Progress)> 
     told.sort_unstable_by_key(|(since, ..)| *since);
     told.truncate(limits::PROGRESS_JOBS);
     told.into_iter().map(|(_, id, progress)| (id, progress)).collect()
+}
+
+/// Settles, for as long as the store is away.
+async fn settle(backend: Arc<dyn Backend>, settlements: Vec<Settlement>) -> Vec<Settled> {
+    let never = CancellationToken::new();
+    persist("settle", never, || backend.settle(settlements.clone())).await
 }
 
 /// Asks until there is an answer, with growing pauses. No answers come from a back end that is

@@ -55,6 +55,15 @@ impl Item {
         !self.answer.is_closed()
     }
 
+    /// Where it goes first.
+    pub(super) fn way(&self) -> Thing {
+        match &self.message.to {
+            Route::Work(queue, class) => Thing::Work(queue.clone(), *class),
+            Route::Later(_, _, wait, coarse) => Thing::Ladder(names::highest(names::seconds(*wait, *coarse))),
+            Route::Side(side, _) => Thing::Side(*side),
+        }
+    }
+
     /// What became of it is not known.
     pub(super) fn in_doubt(self) -> Self {
         Self { in_doubt: true, ..self }
@@ -92,12 +101,13 @@ impl Item {
 struct Stuck {
     /// By their ways, so that one that leads to a queue that confirms nothing is found, and goes alone.
     ways: VecDeque<(Thing, VecDeque<Item>)>,
-    /// Ways on which nothing was confirmed when they had gone alone.
+    /// Ways on which something was not confirmed, until something is.
     closed: HashSet<Thing>,
 }
 
 impl Stuck {
-    fn add(&mut self, way: Thing, item: Item) {
+    fn add(&mut self, item: Item) {
+        let way = item.way();
         match self.ways.iter_mut().find(|(known, _)| *known == way) {
             Some((_, items)) => items.push_back(item),
             None => self.ways.push_back((way, VecDeque::from([item]))),
@@ -228,11 +238,11 @@ impl Outbox {
             };
             let closed: Vec<Item> = {
                 let stuck = lock(&self.stuck);
-                let closed = |item: &mut Item| !stuck.closed.is_empty() && stuck.closed.contains(&way(item));
+                let closed = |item: &mut Item| !stuck.closed.is_empty() && stuck.closed.contains(&item.way());
                 window.extract_if(.., closed).collect()
             };
             for item in closed {
-                lock(&self.stuck).add(way(&item), item);
+                lock(&self.stuck).add(item);
                 self.stuck_came.notify_one();
             }
             if !window.is_empty() {
@@ -242,9 +252,11 @@ impl Outbox {
         }
     }
 
-    /// It was not confirmed in time: it goes out again beside the others.
+    /// It was not confirmed in time: it, and what goes its way, go out beside the others.
     pub(super) fn add_stuck(&self, item: Item) {
-        lock(&self.stuck).add(way(&item), item.in_doubt());
+        let mut stuck = lock(&self.stuck);
+        stuck.closed.insert(item.way());
+        stuck.add(item.in_doubt());
         self.stuck_came.notify_one();
     }
 
@@ -270,23 +282,9 @@ impl Outbox {
         }
     }
 
-    /// Messages went this way alone: whether all were confirmed.
-    pub(super) fn went(&self, way: Thing, confirmed: bool) {
-        let mut stuck = lock(&self.stuck);
-        if confirmed {
-            stuck.closed.remove(&way);
-        } else {
-            stuck.closed.insert(way);
-        }
-    }
-}
-
-/// Where it goes first.
-fn way(item: &Item) -> Thing {
-    match &item.message.to {
-        Route::Work(queue, class) => Thing::Work(queue.clone(), *class),
-        Route::Later(_, _, wait, coarse) => Thing::Ladder(names::highest(names::seconds(*wait, *coarse))),
-        Route::Side(side, _) => Thing::Side(*side),
+    /// Messages that went this way alone were confirmed.
+    pub(super) fn opened(&self, way: &Thing) {
+        lock(&self.stuck).closed.remove(way);
     }
 }
 

@@ -7,8 +7,9 @@
 //! if that does not help one by one, where nothing can be mistaken.
 //!
 //! A channel's first message to a quorum queue that has no leader, as after a kill, holds up what the
-//! channel gets behind it, for up to half a minute (RabbitMQ 3.10). So what is not confirmed in time goes out
-//! again on a channel that carries messages of one way only, until that way is open again.
+//! channel gets behind it, for up to half a minute (RabbitMQ 3.10), and such a queue may stay without one. So the
+//! first that is not confirmed in time, and what goes its way, go out again on a channel of their own, until that way
+//! is open again; what came behind goes out again without them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -160,10 +161,10 @@ impl Publisher {
         let stuck = outcomes.iter().any(Option::is_none);
         // Nothing is learnt of a way that nobody wanted to go any more, or that went with its connection.
         let confirmed = !outcomes.is_empty() && outcomes.iter().all(|outcome| matches!(outcome, Some(Ok(_))));
-        if let Some(way) = self.way.as_ref().filter(|_| stuck || confirmed) {
-            self.outbox.went(way.clone(), confirmed);
+        if let Some(way) = self.way.as_ref().filter(|_| confirmed) {
+            self.outbox.opened(way);
         }
-        let mut trouble = None;
+        let (mut trouble, mut closed) = (None, None);
         for (item, outcome) in window.into_iter().zip(outcomes) {
             match outcome {
                 Some(Ok(Confirmation::Ack(None))) if !returned => item.accept(),
@@ -173,7 +174,8 @@ impl Publisher {
                 Some(Ok(Confirmation::Nack(None))) if !returned && last => item.refuse(FULL.into()),
                 Some(Ok(Confirmation::Nack(None))) if !returned => self.window.push(item),
                 Some(Ok(_)) => self.window.push(item.in_doubt()),
-                None => self.outbox.add_stuck(item),
+                None if *closed.get_or_insert_with(|| item.way()) == item.way() => self.outbox.add_stuck(item),
+                None => self.window.push(item.in_doubt()),
                 Some(Err(error)) => {
                     trouble.get_or_insert_with(|| wire.trouble(&error));
                     self.window.push(item.in_doubt());

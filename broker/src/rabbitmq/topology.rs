@@ -19,6 +19,8 @@ use crate::io::jitter;
 use crate::lock::lock;
 use crate::pair::queue::{Route, Side};
 
+/// The level on which copies wait that look whether a worker is alive: a lease, and what clocks differ by.
+const LOOKS: u8 = 4;
 /// How long one process waits for another that makes levels.
 const MAKING: Duration = Duration::from_secs(10);
 /// Between two looks whether it has.
@@ -38,14 +40,16 @@ pub(super) enum Thing {
 }
 
 impl Thing {
-    /// What a message needs on its way, in the order of need.
+    /// What a message needs on its way, in the order of need. A ladder has the levels from its beginning on which
+    /// copies wait that look after a run: many such come first when RabbitMQ has just been killed, and a queue that is
+    /// younger than some seconds may be lost in the next kill.
     pub(super) fn on(route: &Route) -> Vec<Self> {
         match route {
             Route::Work(queue, class) => vec![Self::Work(queue.clone(), *class)],
             Route::Later(queue, class, wait, coarse) => vec![
                 Self::Work(queue.clone(), *class),
                 Self::Due(queue.clone(), *class),
-                Self::Ladder(names::highest(names::seconds(*wait, *coarse))),
+                Self::Ladder(names::highest(names::seconds(*wait, *coarse)).max(LOOKS)),
             ],
             Route::Side(side, _) => vec![Self::Side(*side)],
         }

@@ -110,6 +110,11 @@ pub(super) const SCENARIOS: &[Scenario] = &[
             ]
         },
     },
+    Scenario {
+        name: "R03",
+        what: "a queue of RabbitMQ's confirms nothing, and only jobs that need it wait",
+        runs: |_| vec![Run::new(Where::OwnFleet, "suspended", silent).jobs(150)],
+    },
 ];
 
 /// RabbitMQ writes down late which queues it has (docs/guarantees.md). Who kills it before attacks that, and not
@@ -161,7 +166,10 @@ async fn struck(
         let deed = deed.clone();
         scene.place.with_rabbit(move |rabbit| deed(rabbit)).await?;
         scene.note("heal", None)?;
+        let before = scene.accepted()?;
         back.push(millis(consumers_back(&scene, &workers).await?));
+        // What is measured from a fault's end must not reach into the next one.
+        scene.accepts_more_than(before).await?;
     }
     load.await??;
     let mut facts = scene.over(workers).await?;
@@ -381,4 +389,38 @@ async fn ladder(scene: Arc<Scene>) -> Result<Value> {
         scene.note("heal", None)?;
     }
     scene.over(workers).await
+}
+
+/// The queue of dead jobs confirms nothing, like one that lost its leader: what goes elsewhere does not wait for it.
+async fn silent(scene: Arc<Scene>) -> Result<Value> {
+    let workers = vec![scene.worker()?, scene.worker()?];
+    let (first, rest) = scene.jobs.split_at(10);
+    scene.produce_these(first).await?;
+    scene
+        .until("the first end", |heard| heard.ended.len() >= first.len())
+        .await?;
+    scene.drained().await?;
+    let process = format!("'%2F_mh.{}.1.dead'", scene.place.namespace()?);
+    let (stop, go_on) = (format!("sys:suspend({process})."), format!("sys:resume({process})."));
+    scene
+        .place
+        .with_rabbit(move |rabbit| rabbit.ctl(&["eval", &stop]))
+        .await?;
+    scene.note("fault", None)?;
+    let began = Instant::now();
+    scene.produce_these(rest).await?;
+    // Also what has to go round by the ladder first.
+    scene
+        .until("the last end", |heard| heard.ended.len() >= scene.jobs.len())
+        .await?;
+    let others = began.elapsed();
+    scene
+        .place
+        .with_rabbit(move |rabbit| rabbit.ctl(&["eval", &go_on]))
+        .await?;
+    scene.note("heal", None)?;
+    let mut facts = scene.over(workers).await?;
+    facts["t_others"] = millis(others).into();
+    ensure!(others < Duration::from_secs(10), "others waited too: {others:?}");
+    Ok(facts)
 }
