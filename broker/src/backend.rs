@@ -31,6 +31,9 @@ pub struct Facts {
     /// Whether a running job may let go of its delivery (`detach`); otherwise the delivery is
     /// held as long as the job runs, which costs nothing there.
     pub detach: bool,
+    /// Whether what a settlement publishes is confirmed by a queue of its own, which may be slow while others are not:
+    /// then each is asked for by itself. Where one file takes all, many together are faster.
+    pub settles_apart: bool,
     /// Whether a delivery may be on its way for a moment: neither ready in the queue nor held here.
     pub on_the_way: bool,
     /// How long after a worker's death its jobs run again, at the most.

@@ -414,6 +414,7 @@ impl Backend for Shared {
             durable: file,
             shared: file,
             detach: false,
+            settles_apart: false,
             on_the_way: false,
             notices_death_within: if file { Duration::from_secs(1) } else { Duration::ZERO },
             keeps_waiting_arguments: true,

@@ -165,6 +165,7 @@ impl Backend for Shared {
             durable: true,
             shared: true,
             detach: true,
+            settles_apart: true,
             on_the_way: true,
             notices_death_within: Duration::from_secs(20),
             keeps_waiting_arguments: false,

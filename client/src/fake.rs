@@ -63,6 +63,7 @@ impl Backend for Fake {
             durable: false,
             shared: false,
             detach: false,
+            settles_apart: false,
             on_the_way: false,
             notices_death_within: Duration::ZERO,
             keeps_waiting_arguments: true,

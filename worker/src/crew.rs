@@ -58,10 +58,10 @@ pub(crate) struct Crew {
     /// What was counted and is not written yet.
     pub(crate) tallies: Tallies,
     claims: Coalescer<Claim, Meeting>,
-    /// Ends, and what goes back unrun, go together, each with its like: an end is remembered also while nothing can
-    /// be published.
+    /// Ends and other settlements go apart: an end is remembered also while nothing can be published.
     ends: Coalescer<Settlement, Settled>,
-    releases: Coalescer<Settlement, Settled>,
+    leaves: Coalescer<Settlement, Settled>,
+    settles_apart: bool,
     runs: Mutex<HashMap<JobId, Under>>,
 }
 
@@ -83,7 +83,8 @@ impl Crew {
             let settler = Arc::clone(&backend);
             Coalescer::new(BATCH, move |settlements| settle(Arc::clone(&settler), settlements))
         };
-        let (ends, releases) = (settles(), settles());
+        let (ends, leaves) = (settles(), settles());
+        let settles_apart = backend.facts().settles_apart;
         Self {
             backend,
             me,
@@ -91,7 +92,8 @@ impl Crew {
             executors,
             claims,
             ends,
-            releases,
+            leaves,
+            settles_apart,
             window: Semaphore::new(window),
             suspects: Semaphore::new(1),
             stopping,
@@ -237,11 +239,12 @@ impl Crew {
             let settled = match &settlement.verdict {
                 Verdict::Acknowledge | Verdict::Cancel { .. } => self.ends.call(asked).await,
                 Verdict::Succeed { children, .. } if children.is_empty() => self.ends.call(asked).await,
-                // Copies of one delivery travel in one message.
-                Verdict::Release(_) => self.releases.call(asked).await,
-                // What is published waits for its own queue to confirm it, and for no other: a queue without leader
-                // may take minutes.
-                _ => settle(Arc::clone(&self.backend), vec![asked]).await.pop(),
+                // What is published waits for its own queue to confirm it, and for no other: one without a leader may
+                // take minutes. Copies of one delivery travel in one message.
+                verdict if self.settles_apart && !matches!(verdict, Verdict::Release(_)) => {
+                    settle(Arc::clone(&self.backend), vec![asked]).await.pop()
+                }
+                _ => self.leaves.call(asked).await,
             };
             match settled {
                 Some(Settled::Again) => tokio::time::sleep(wait).await,
