@@ -78,9 +78,16 @@ fn children_crash_parcels_come_twice_or_make_no_sense_and_jobs_are_cancelled() {
 }
 
 #[test]
+fn a_queue_that_confirms_nothing_holds_up_only_what_needs_it() {
+    pass(&["R03"]);
+}
+
+#[test]
 fn an_unknown_scenario_or_crash_point_is_refused() {
     let (passed, _, errors) = faults(&["run", "F99"]);
     assert!(!passed && errors.contains("there is no scenario F99"), "{errors}");
+    let (passed, _, errors) = faults(&["run", "F13", "--on", "sqlite"]);
+    assert!(!passed && errors.contains("F13 has no run on sqlite"), "{errors}");
     let folder = tempfile::tempdir().unwrap();
     let url = format!("sqlite:{}", folder.path().join("jobs.db").display());
     let mut produce = Command::new(env!("CARGO_BIN_EXE_millhand-faults"));

@@ -1,6 +1,6 @@
 //! What waits to be published, and what became of it.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -101,8 +101,8 @@ impl Item {
 struct Stuck {
     /// By their ways, so that one that leads to a queue that confirms nothing is found, and goes alone.
     ways: VecDeque<(Thing, VecDeque<Item>)>,
-    /// Ways on which something was not confirmed, until something is.
-    closed: HashSet<Thing>,
+    /// Ways on which something was not confirmed, until something is; and whether nothing was when it went alone.
+    closed: HashMap<Thing, bool>,
 }
 
 impl Stuck {
@@ -238,7 +238,7 @@ impl Outbox {
             };
             let closed: Vec<Item> = {
                 let stuck = lock(&self.stuck);
-                let closed = |item: &mut Item| !stuck.closed.is_empty() && stuck.closed.contains(&item.way());
+                let closed = |item: &mut Item| !stuck.closed.is_empty() && stuck.closed.contains_key(&item.way());
                 window.extract_if(.., closed).collect()
             };
             for item in closed {
@@ -255,7 +255,7 @@ impl Outbox {
     /// It was not confirmed in time: it, and what goes its way, go out beside the others.
     pub(super) fn add_stuck(&self, item: Item) {
         let mut stuck = lock(&self.stuck);
-        stuck.closed.insert(item.way());
+        stuck.closed.entry(item.way()).or_default();
         stuck.add(item.in_doubt());
         self.stuck_came.notify_one();
     }
@@ -282,9 +282,14 @@ impl Outbox {
         }
     }
 
-    /// Messages that went this way alone were confirmed.
-    pub(super) fn opened(&self, way: &Thing) {
-        lock(&self.stuck).closed.remove(way);
+    /// Messages went this way alone: whether all were confirmed. Answers whether that is news.
+    pub(super) fn went(&self, way: &Thing, confirmed: bool) -> bool {
+        let mut stuck = lock(&self.stuck);
+        if confirmed {
+            stuck.closed.remove(way).unwrap_or_default()
+        } else {
+            !stuck.closed.insert(way.clone(), true).unwrap_or_default()
+        }
     }
 }
 

@@ -161,8 +161,15 @@ impl Publisher {
         let stuck = outcomes.iter().any(Option::is_none);
         // Nothing is learnt of a way that nobody wanted to go any more, or that went with its connection.
         let confirmed = !outcomes.is_empty() && outcomes.iter().all(|outcome| matches!(outcome, Some(Ok(_))));
-        if let Some(way) = self.way.as_ref().filter(|_| confirmed) {
-            self.outbox.opened(way);
+        if let Some(way) = self.way.as_ref().filter(|_| stuck || confirmed)
+            && self.outbox.went(way, confirmed)
+        {
+            let (broker, queue) = (wire.place(), way.queue(&self.names));
+            if confirmed {
+                tracing::info!(broker, queue, "this queue confirms again");
+            } else {
+                tracing::warn!(broker, queue, "this queue confirms nothing; what goes there waits");
+            }
         }
         let (mut trouble, mut closed) = (None, None);
         for (item, outcome) in window.into_iter().zip(outcomes) {

@@ -54,6 +54,15 @@ impl Thing {
             Route::Side(side, _) => vec![Self::Side(*side)],
         }
     }
+
+    /// The queue in which a message lies first that goes there.
+    pub(super) fn queue(&self, names: &Names) -> String {
+        match self {
+            Self::Work(queue, class) | Self::Due(queue, class) => names.work(queue, *class),
+            Self::Ladder(level) => names.level(*level),
+            Self::Side(side) => names.side(*side),
+        }
+    }
 }
 
 /// What was declared on a connection.
