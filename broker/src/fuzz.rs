@@ -43,6 +43,11 @@ pub fn url(data: &[u8]) {
     // What stands behind a colon and before an @ may be a password.
     let hidden = |url: &str| {
         let (scheme, behind) = url.split_once(':').unwrap_or_default();
+        // A file may be called anything but that.
+        let behind = match scheme {
+            "sqlite" => behind.split_once("://").unwrap_or_default().1,
+            _ => behind,
+        };
         let (login, rest) = behind.rsplit_once('@').unwrap_or_default();
         login.contains(SECRET) && !scheme.contains(SECRET) && !rest.contains(SECRET)
     };

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use millhand_proto::{Parcel, QueueName, limits};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep_until};
 
 /// The pause between two lines of the log.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -14,7 +14,9 @@ const PAUSE: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(crate) struct Report {
     queue: QueueName,
-    unsaid: (usize, usize),
+    /// What came and is not said yet.
+    messages: usize,
+    bytes: usize,
     /// Why the first of these could not be read.
     reason: String,
     /// When the next line may come.
@@ -23,34 +25,39 @@ pub(crate) struct Report {
 
 impl Report {
     pub(crate) fn new(queue: QueueName) -> Self {
-        let (unsaid, reason, next) = ((0, 0), String::new(), Instant::now());
         Self {
             queue,
-            unsaid,
-            reason,
-            next,
+            messages: 0,
+            bytes: 0,
+            reason: String::new(),
+            next: Instant::now(),
         }
     }
 
     /// Messages were set aside, of so many bytes; the first for this reason.
     pub(crate) fn add(&mut self, messages: usize, bytes: usize, reason: &str) {
-        if self.unsaid.0 == 0 {
+        if self.messages == 0 {
             reason.clone_into(&mut self.reason);
         }
-        self.unsaid = (self.unsaid.0 + messages, self.unsaid.1 + bytes);
+        self.messages += messages;
+        self.bytes += bytes;
         self.say();
     }
 
-    /// When there is something to be said.
-    pub(crate) fn due(&self) -> Option<Instant> {
-        (self.unsaid.0 > 0).then_some(self.next)
+    /// Waits until there is something to be said.
+    pub(crate) async fn due(&self) {
+        if self.messages == 0 {
+            std::future::pending::<()>().await;
+        }
+        sleep_until(self.next).await;
     }
 
     /// Says what there is to be said, if it is time.
     pub(crate) fn say(&mut self) {
-        if self.due().is_some_and(|due| due <= Instant::now()) {
+        if self.messages > 0 && self.next <= Instant::now() {
             self.next = Instant::now() + PAUSE;
-            let ((messages, bytes), queue, reason) = (std::mem::take(&mut self.unsaid), &self.queue, &self.reason);
+            let (messages, bytes) = (std::mem::take(&mut self.messages), std::mem::take(&mut self.bytes));
+            let (queue, reason) = (&self.queue, &self.reason);
             tracing::warn!(%queue, messages, bytes, reason, "unreadable; set aside");
         }
     }
@@ -87,22 +94,24 @@ pub(crate) fn kept_because(body: &Bytes, why: &str) -> (Bytes, String) {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn however_much_comes_is_said_once_a_second() {
         let mut report = Report::new("mill".parse().expect("a name"));
-        assert_eq!(report.due(), None);
         report.add(1, 10, "the first");
-        assert_eq!(report.due(), None, "it is said");
+        assert_eq!(report.messages, 0, "it is said");
+        assert!(report.due().now_or_never().is_none());
         for _ in 0..100 {
             report.add(2, 20, "the next");
         }
-        let due = report.due().expect("something is left");
-        assert_eq!((report.unsaid, due), ((200, 2000), Instant::now() + PAUSE));
-        tokio::time::sleep_until(due).await;
+        assert_eq!((report.messages, report.bytes), (200, 2000));
+        let before = Instant::now();
+        report.due().await;
         report.say();
-        assert_eq!(report.due(), None);
+        assert_eq!((report.messages, before.elapsed()), (0, PAUSE));
     }
 
     fn long(begin: &[u8], bytes: usize) -> Vec<u8> {

@@ -347,6 +347,8 @@ impl std::str::FromStr for BackendUrl {
                     "" => Err(err("a file must follow sqlite:")),
                     ":memory:" => Err(err("use memory: for jobs that no file holds")),
                     _ if path.contains('\0') => Err(err("a file name holds no NUL")),
+                    // It may hold a password, and a file's name is shown.
+                    _ if path.contains("://") => Err(err("a URL is no name of a file")),
                     _ => Ok(Self::Sqlite(path.into())),
                 }
             }
@@ -402,6 +404,7 @@ mod tests {
             "memory:x",
             "http://x",
             "sqlite::memory:",
+            "sqlite:amqp://x",
             "amqp://x",
             "redis://x",
         ] {

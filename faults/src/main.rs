@@ -172,9 +172,12 @@ fn asked(all: bool, words: &[&str]) -> Result<(Vec<&'static Scenario>, Options),
     if chosen.is_empty() {
         return Err("run which scenario? `list` names them".into());
     }
-    match (chosen.iter().find(|scenario| !there(scenario)), options.on) {
-        (Some(scenario), Some(on)) => Err(format!("{} has no run on {}", scenario.name, on.name())),
-        _ => Ok((chosen, options)),
+    match chosen.iter().find(|scenario| !there(scenario)) {
+        Some(scenario) => {
+            let on = options.on.map_or("any place", Where::name);
+            Err(format!("{} has no run on {on}", scenario.name))
+        }
+        None => Ok((chosen, options)),
     }
 }
 

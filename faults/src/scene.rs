@@ -198,7 +198,7 @@ impl Scene {
     /// Waits until producers are told of more jobs than so many, or have no more.
     pub(crate) async fn accepts_more_than(&self, before: usize) -> Result<()> {
         let end = Instant::now() + PATIENCE;
-        while self.accepted()? == before && before < self.jobs.len() {
+        while self.accepted()? <= before && before < self.jobs.len() {
             if Instant::now() > end {
                 bail!("no job was accepted within {PATIENCE:?}");
             }
@@ -235,8 +235,15 @@ impl Scene {
 
     /// Waits until every job has ended; false when they do not.
     pub(crate) async fn ended(&self) -> Result<bool> {
+        self.ended_of(|_| true).await
+    }
+
+    /// The same of jobs of some kinds.
+    pub(crate) async fn ended_of(&self, kinds: impl Fn(Kind) -> bool) -> Result<bool> {
         let client = Client::new(self.place.open()?);
-        let ended = all_ended(&client, &with_children(&self.jobs), || self.starts().unwrap_or(0)).await;
+        let these = self.jobs.iter().filter(|(_, work)| kinds(work.kind));
+        let these = with_children(&these.cloned().collect::<Vec<_>>());
+        let ended = all_ended(&client, &these, || self.starts().unwrap_or(0)).await;
         client.close().await;
         Ok(ended)
     }

@@ -26,7 +26,7 @@ const SUMS: [&str; 7] = [
 ];
 
 /// Times that a run may have, with what they are called in the table.
-const TIMES: [(&str, &str); 9] = [
+const TIMES: [(&str, &str); 10] = [
     ("t_detect", "told a producer"),
     ("t_noticed", "noticed by workers"),
     ("t_forgotten", "told who waited"),
@@ -36,6 +36,7 @@ const TIMES: [(&str, &str); 9] = [
     ("t_run_again", "run again"),
     ("t_paused", "paused everywhere"),
     ("t_exit", "exit"),
+    ("t_others", "others ended"),
 ];
 
 /// The table; `None` of no run at all.

@@ -17,6 +17,8 @@ use crate::room::Waiting;
 use crate::stop::Stop;
 use crate::tally::Tallies;
 
+/// The first pause before a back end that failed is asked again.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// The pauses between two tries to settle one job whose successor cannot be published.
 const SETTLE_AGAIN: Duration = Duration::from_millis(50);
 const SETTLE_SLOWLY: Duration = Duration::from_secs(2);
@@ -58,7 +60,7 @@ pub(crate) struct Crew {
     /// What was counted and is not written yet.
     pub(crate) tallies: Tallies,
     claims: Coalescer<Claim, Meeting>,
-    /// Ends and other settlements go apart: an end is remembered also while nothing can be published.
+    /// Ends wait for no other settlement: an end is remembered also while nothing can be published.
     ends: Coalescer<Settlement, Settled>,
     leaves: Coalescer<Settlement, Settled>,
     settles_apart: bool,
@@ -240,7 +242,8 @@ impl Crew {
                 Verdict::Acknowledge | Verdict::Cancel { .. } => self.ends.call(asked).await,
                 Verdict::Succeed { children, .. } if children.is_empty() => self.ends.call(asked).await,
                 // What is published waits for its own queue to confirm it, and for no other: one without a leader may
-                // take minutes. Copies of one delivery travel in one message.
+                // take minutes. Only what goes back unrun stays together, since copies of one delivery travel in one
+                // message.
                 verdict if self.settles_apart && !matches!(verdict, Verdict::Release(_)) => {
                     settle(Arc::clone(&self.backend), vec![asked]).await.pop()
                 }
@@ -295,7 +298,7 @@ fn longest(mut told: Vec<(Instant, JobId, Progress)>) -> Vec<(JobId, Progress)> 
     told.into_iter().map(|(_, id, progress)| (id, progress)).collect()
 }
 
-/// Settles, for as long as the store is away.
+/// Settles, for as long as the store is away. Where the caller goes, that is like a crash at this point.
 async fn settle(backend: Arc<dyn Backend>, settlements: Vec<Settlement>) -> Vec<Settled> {
     let never = CancellationToken::new();
     persist("settle", never, || backend.settle(settlements.clone())).await
@@ -307,13 +310,18 @@ async fn persist<T, F>(what: &'static str, until: CancellationToken, ask: impl F
 where
     F: Future<Output = Result<Vec<T>, Error>>,
 {
-    let mut wait = Duration::from_millis(50);
+    let mut wait = FIRST_PAUSE;
     loop {
         match ask().await {
             Ok(answers) => return answers,
             Err(Error::Closed) => return Vec::new(),
             Err(error) => {
-                tracing::warn!(what, %error, "the back end failed; it is asked again");
+                // Once of each: hundreds of jobs may wait for the same.
+                if wait == FIRST_PAUSE {
+                    tracing::warn!(what, %error, "the back end failed; it is asked again");
+                } else {
+                    tracing::debug!(what, %error, "the back end failed; it is asked again");
+                }
                 tokio::select! {
                     () = tokio::time::sleep(wait) => {}
                     () = until.cancelled() => return Vec::new(),

@@ -10,7 +10,7 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use millhand_proto::{JobId, QueueName, limits};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
+use tokio::time::{MissedTickBehavior, interval};
 
 use super::Pair;
 use super::changes::Change;
@@ -92,7 +92,7 @@ impl Aside {
                     trying.push(self.set_aside(some));
                     continue;
                 }
-                () = sleep_until(report.due().unwrap_or_else(Instant::now)), if report.due().is_some() => {
+                () = report.due() => {
                     report.say();
                     continue;
                 }

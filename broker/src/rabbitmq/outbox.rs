@@ -55,7 +55,7 @@ impl Item {
         !self.answer.is_closed()
     }
 
-    /// Where it goes first.
+    /// Where it goes first: of the ladder, the one level on which it waits first.
     pub(super) fn way(&self) -> Thing {
         match &self.message.to {
             Route::Work(queue, class) => Thing::Work(queue.clone(), *class),
@@ -96,13 +96,23 @@ impl Item {
     }
 }
 
+/// Why nothing goes a way beside other messages.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Closed {
+    /// Something was not confirmed in time.
+    #[default]
+    Suspected,
+    /// Nor was it when it went alone.
+    Silent,
+}
+
 /// What was not confirmed in time.
 #[derive(Debug, Default)]
 struct Stuck {
     /// By their ways, so that one that leads to a queue that confirms nothing is found, and goes alone.
     ways: VecDeque<(Thing, VecDeque<Item>)>,
-    /// Ways on which something was not confirmed, until something is; and whether nothing was when it went alone.
-    closed: HashMap<Thing, bool>,
+    /// Ways on which something was not confirmed, until something is.
+    closed: HashMap<Thing, Closed>,
 }
 
 impl Stuck {
@@ -124,8 +134,6 @@ pub(super) struct Outbox {
     stuck_came: Notify,
     room: Arc<Semaphore>,
     pub(super) link: Arc<Link>,
-    /// What went wrong last, until something goes right.
-    trouble: Mutex<Option<String>>,
 }
 
 impl Outbox {
@@ -137,7 +145,6 @@ impl Outbox {
             stuck_came: Notify::new(),
             room: Arc::new(Semaphore::new(limits::PUBLISH_BYTES)),
             link,
-            trouble: Mutex::default(),
         })
     }
 
@@ -203,14 +210,9 @@ impl Outbox {
         }
     }
 
-    pub(super) fn note(&self, trouble: Option<String>) {
-        *lock(&self.trouble) = trouble;
-    }
-
     /// Why nothing can be sent now, where that is known.
     pub(super) fn why(&self) -> Option<String> {
-        let noted = || lock(&self.trouble).clone();
-        self.link.why().or_else(noted)
+        self.link.why()
     }
 
     /// The time is up: it must not be sent any more, if it has not been.
@@ -236,19 +238,26 @@ impl Outbox {
                 }
                 window
             };
-            let closed: Vec<Item> = {
-                let stuck = lock(&self.stuck);
-                let closed = |item: &mut Item| !stuck.closed.is_empty() && stuck.closed.contains_key(&item.way());
-                window.extract_if(.., closed).collect()
-            };
-            for item in closed {
-                lock(&self.stuck).add(item);
-                self.stuck_came.notify_one();
-            }
+            self.divert(&mut window);
             if !window.is_empty() {
                 return window;
             }
             came.await;
+        }
+    }
+
+    /// Takes out of a window what goes a way that is closed.
+    pub(super) fn divert(&self, window: &mut Vec<Item>) {
+        let mut stuck = lock(&self.stuck);
+        if stuck.closed.is_empty() {
+            return;
+        }
+        let diverted: Vec<Item> = window
+            .extract_if(.., |item| stuck.closed.contains_key(&item.way()))
+            .collect();
+        if !diverted.is_empty() {
+            diverted.into_iter().for_each(|item| stuck.add(item));
+            self.stuck_came.notify_one();
         }
     }
 
@@ -260,22 +269,28 @@ impl Outbox {
         self.stuck_came.notify_one();
     }
 
-    /// As many as go one way together, when some are stuck.
-    pub(super) async fn take_stuck(&self) -> (Thing, Vec<Item>) {
+    /// As many as go one way together, when some are stuck. A way that was silent is tried with one: RabbitMQ may keep
+    /// each that it does not confirm.
+    pub(super) async fn take_stuck(&self) -> Vec<Item> {
         loop {
             let came = self.stuck_came.notified();
             {
                 let mut stuck = lock(&self.stuck);
                 if let Some((way, mut items)) = stuck.ways.pop_front() {
-                    let count = items.len().min(WINDOW);
-                    let window = items.drain(..count).collect();
+                    items.retain(Item::is_wanted);
+                    let silent = stuck.closed.get(&way) == Some(&Closed::Silent);
+                    let count = items.len().min(if silent { 1 } else { WINDOW });
+                    let window: Vec<Item> = items.drain(..count).collect();
                     if !items.is_empty() {
                         stuck.ways.push_back((way.clone(), items));
                     }
                     if !stuck.ways.is_empty() {
                         self.stuck_came.notify_one();
                     }
-                    return (way, window);
+                    if !window.is_empty() {
+                        return window;
+                    }
+                    continue;
                 }
             }
             came.await;
@@ -285,11 +300,12 @@ impl Outbox {
     /// Messages went this way alone: whether all were confirmed. Answers whether that is news.
     pub(super) fn went(&self, way: &Thing, confirmed: bool) -> bool {
         let mut stuck = lock(&self.stuck);
-        if confirmed {
-            stuck.closed.remove(way).unwrap_or_default()
+        let before = if confirmed {
+            stuck.closed.remove(way)
         } else {
-            !stuck.closed.insert(way.clone(), true).unwrap_or_default()
-        }
+            stuck.closed.insert(way.clone(), Closed::Silent)
+        };
+        (before == Some(Closed::Silent)) == confirmed
     }
 }
 
@@ -341,5 +357,43 @@ mod tests {
         };
         assert_eq!(refused(0).await, 0);
         assert_eq!(refused(1).await, 1, "one byte more");
+    }
+
+    /// A window of one message, and who waits for its answer.
+    fn window(outbox: &Outbox) -> (Vec<Item>, oneshot::Receiver<Pushed>) {
+        let (answer, answered) = oneshot::channel();
+        let item = Item {
+            message: message(Bytes::new()),
+            stage: Arc::default(),
+            in_doubt: false,
+            answer,
+            _room: Arc::clone(&outbox.room).try_acquire_owned().unwrap(),
+        };
+        (vec![item], answered)
+    }
+
+    #[tokio::test]
+    async fn what_goes_a_closed_way_goes_beside_the_others_until_it_is_open() {
+        let outbox = outbox();
+        let way = Thing::Work(QueueName::default(), Class::Normal);
+        let mut waiting = Vec::new();
+        let mut sent = || {
+            let (mut window, answered) = window(&outbox);
+            waiting.push(answered);
+            outbox.divert(&mut window);
+            window
+        };
+        let stuck = sent().pop().unwrap();
+        assert_eq!(stuck.way(), way);
+        outbox.add_stuck(stuck);
+        assert_eq!(sent().len(), 0, "it is not sent with others");
+        assert_eq!(outbox.take_stuck().await.len(), 2);
+        assert!(outbox.went(&way, false), "that is news");
+        assert!(!outbox.went(&way, false), "that is none");
+        assert_eq!((sent().len(), sent().len()), (0, 0));
+        assert_eq!(outbox.take_stuck().await.len(), 1, "a silent way is tried with one");
+        assert!(outbox.went(&way, true), "that is news");
+        assert_eq!(sent().len(), 1);
+        assert_eq!(outbox.take_stuck().await.len(), 1, "what waited goes out");
     }
 }

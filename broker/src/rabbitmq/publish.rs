@@ -53,7 +53,6 @@ pub(super) fn start(outbox: &Arc<Outbox>, names: &Names, io: &Io) {
     for number in 0..=CHANNELS {
         let publisher = Publisher {
             outbox: Arc::clone(outbox),
-            way: None,
             cares_for_stuck: number == CHANNELS,
             names: names.clone(),
             window: Vec::new(),
@@ -67,8 +66,7 @@ pub(super) fn start(outbox: &Arc<Outbox>, names: &Names, io: &Io) {
 /// One channel and its window.
 struct Publisher {
     outbox: Arc<Outbox>,
-    /// Of a publisher of what is stuck: the way that its window goes.
-    way: Option<Thing>,
+    /// Whether it publishes what was not confirmed beside others.
     cares_for_stuck: bool,
     names: Names,
     window: Vec<Item>,
@@ -104,15 +102,23 @@ impl Publisher {
 
     async fn fill(&mut self) {
         self.window.retain(Item::is_wanted);
+        if !self.cares_for_stuck {
+            self.outbox.divert(&mut self.window);
+        }
         if self.window.is_empty() {
             (self.rounds, self.mistaken) = (0, false);
-            if self.cares_for_stuck {
-                let (way, window) = self.outbox.take_stuck().await;
-                (self.way, self.window) = (Some(way), window);
+            self.window = if self.cares_for_stuck {
+                self.outbox.take_stuck().await
             } else {
-                self.window = self.outbox.take().await;
-            }
+                self.outbox.take().await
+            };
         }
+    }
+
+    /// The way that all of the window goes, where it goes beside the others.
+    fn alone(&self) -> Option<Thing> {
+        let way = self.window.first().filter(|_| self.cares_for_stuck)?.way();
+        self.window.iter().all(|item| item.way() == way).then_some(way)
     }
 
     /// There is no connection: who is not sent yet waits, unless that is of no use.
@@ -131,7 +137,6 @@ impl Publisher {
             if let Err(trouble) = done {
                 return trouble;
             }
-            self.outbox.note(None);
             tokio::select! {
                 () = self.fill() => {}
                 () = wire.gone() => return Trouble::passing("the connection is gone".into()),
@@ -150,6 +155,7 @@ impl Publisher {
         if last && self.mistaken {
             return self.one_by_one(wire, channel).await;
         }
+        let alone = self.alone();
         let window = std::mem::take(&mut self.window);
         let sent = window.iter().map(|item| send(channel, &self.names, &item.message));
         let outcomes = patiently(wire, sent).await;
@@ -161,17 +167,20 @@ impl Publisher {
         let stuck = outcomes.iter().any(Option::is_none);
         // Nothing is learnt of a way that nobody wanted to go any more, or that went with its connection.
         let confirmed = !outcomes.is_empty() && outcomes.iter().all(|outcome| matches!(outcome, Some(Ok(_))));
-        if let Some(way) = self.way.as_ref().filter(|_| stuck || confirmed)
-            && self.outbox.went(way, confirmed)
-        {
+        if let Some(way) = alone.filter(|_| stuck || confirmed) {
+            let news = self.outbox.went(&way, confirmed);
             let (broker, queue) = (wire.place(), way.queue(&self.names));
-            if confirmed {
+            if news && confirmed {
                 tracing::info!(broker, queue, "this queue confirms again");
-            } else {
-                tracing::warn!(broker, queue, "this queue confirms nothing; what goes there waits");
+            } else if news {
+                tracing::warn!(broker, queue, "this queue does not confirm; what goes there waits");
+            }
+            if stuck {
+                // Who runs RabbitMQ may have deleted it, and of a level no return tells that.
+                wire.topology.forget();
             }
         }
-        let (mut trouble, mut closed) = (None, None);
+        let (mut trouble, mut culprit) = (None, None);
         for (item, outcome) in window.into_iter().zip(outcomes) {
             match outcome {
                 Some(Ok(Confirmation::Ack(None))) if !returned => item.accept(),
@@ -181,7 +190,8 @@ impl Publisher {
                 Some(Ok(Confirmation::Nack(None))) if !returned && last => item.refuse(FULL.into()),
                 Some(Ok(Confirmation::Nack(None))) if !returned => self.window.push(item),
                 Some(Ok(_)) => self.window.push(item.in_doubt()),
-                None if *closed.get_or_insert_with(|| item.way()) == item.way() => self.outbox.add_stuck(item),
+                // The first holds up what came behind it.
+                None if *culprit.get_or_insert_with(|| item.way()) == item.way() => self.outbox.add_stuck(item),
                 None => self.window.push(item.in_doubt()),
                 Some(Err(error)) => {
                     trouble.get_or_insert_with(|| wire.trouble(&error));

@@ -19,7 +19,7 @@ use crate::io::jitter;
 use crate::lock::lock;
 use crate::pair::queue::{Route, Side};
 
-/// The level on which copies wait that look whether a worker is alive: a lease, and what clocks differ by.
+/// The level on which copies wait for their first look whether a worker is alive, which is after a lease.
 const LOOKS: u8 = 4;
 /// How long one process waits for another that makes levels.
 const MAKING: Duration = Duration::from_secs(10);
@@ -40,9 +40,9 @@ pub(super) enum Thing {
 }
 
 impl Thing {
-    /// What a message needs on its way, in the order of need. A ladder has the levels from its beginning on which
-    /// copies wait that look after a run: many such come first when RabbitMQ has just been killed, and a queue that is
-    /// younger than some seconds may be lost in the next kill.
+    /// What a message needs on its way, in the order of need. A ladder goes up to [`LOOKS`] from its beginning: many
+    /// copies need that level first when RabbitMQ has just been killed, and a queue that is younger than some seconds
+    /// may be lost in the next kill.
     pub(super) fn on(route: &Route) -> Vec<Self> {
         match route {
             Route::Work(queue, class) => vec![Self::Work(queue.clone(), *class)],

@@ -7,7 +7,7 @@ use millhand_broker::Error;
 use millhand_proto::QueueName;
 use tokio::time::Instant;
 
-use super::{Dispatch, Tap};
+use super::{Bench, Dispatch, Tap};
 use crate::crew::{Crew, Event};
 
 /// After so long without a delivery it is looked.
@@ -38,14 +38,11 @@ impl Dispatch {
         });
     }
 
-    /// Queues from which nothing came for long, though all slots are free.
+    /// Queues from which nothing came for long, though all slots are free, and no delivery is in hand.
     pub(super) fn silent(&self) -> Vec<QueueName> {
-        if self
-            .benches
-            .values()
-            .any(|bench| bench.free < bench.slots || bench.held)
-            || !self.room.is_empty()
-        {
+        let busy = |bench: &Bench| bench.free < bench.slots || bench.held;
+        // What ended and cannot be settled still holds its delivery: RabbitMQ gives no more than the prefetch.
+        if !self.is_quiet() || self.benches.values().any(busy) {
             return Vec::new();
         }
         // One that knows why nothing comes is not deaf, and starting it again would not help.

@@ -78,6 +78,31 @@ async fn a_worker_to_which_no_ready_job_comes_for_a_minute_says_that_it_is_deaf(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_whose_jobs_wait_to_be_settled_is_not_deaf() {
+    let (backend, plan) = with_a_job(mpsc::unbounded_channel().0).await;
+    backend.plan(Door::Settle, Fault::RequestLost, 100_000);
+    let (mut this, mut ears) = Dispatch::new(plan).unwrap();
+    this.open(&mut ears).await.unwrap();
+    // Until its only job gives back its slot.
+    let mut freed = false;
+    while !freed {
+        this.start_waiting();
+        let event = ears.inbox.recv().await.unwrap();
+        freed = matches!(event, Event::Freed(..));
+        this.see(event).unwrap();
+    }
+    tokio::time::sleep(HOUR).await;
+    assert_eq!(this.silent(), []);
+    backend.unplan();
+    while this.under_way > 0 {
+        let event = ears.inbox.recv().await.unwrap();
+        this.see(event).unwrap();
+    }
+    assert_eq!(this.silent(), [QueueName::default()]);
+    this.stop(ears, HOUR).await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_worker_that_stops_beats_until_its_jobs_have_ended() {
     let (started, mut starts) = mpsc::unbounded_channel();
     let (backend, plan) = with_a_job(started).await;
