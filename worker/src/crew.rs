@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use millhand_broker::{Backend, Claim, Coalescer, DeliveryId, Error, Settled, Settlement, Verdict};
+use millhand_broker::{Backend, Claim, Coalescer, DeliveryId, Error, Release, Settled, Settlement, Verdict};
 use millhand_proto::protocol::Meeting;
 use millhand_proto::{Fence, JobId, Progress, WorkerId, limits};
 use tokio::sync::{Semaphore, mpsc};
@@ -63,6 +63,8 @@ pub(crate) struct Crew {
     /// Ends wait for no other settlement: an end is remembered also while nothing can be published.
     ends: Coalescer<Settlement, Settled>,
     leaves: Coalescer<Settlement, Settled>,
+    /// What goes back at once waits for nothing that has to wait somewhere.
+    backs: Coalescer<Settlement, Settled>,
     settles_apart: bool,
     runs: Mutex<HashMap<JobId, Under>>,
 }
@@ -85,7 +87,7 @@ impl Crew {
             let settler = Arc::clone(&backend);
             Coalescer::new(BATCH, move |settlements| settle(Arc::clone(&settler), settlements))
         };
-        let (ends, leaves) = (settles(), settles());
+        let (ends, leaves, backs) = (settles(), settles(), settles());
         let settles_apart = backend.facts().settles_apart;
         Self {
             backend,
@@ -95,6 +97,7 @@ impl Crew {
             claims,
             ends,
             leaves,
+            backs,
             settles_apart,
             window: Semaphore::new(window),
             suspects: Semaphore::new(1),
@@ -241,6 +244,7 @@ impl Crew {
             let settled = match &settlement.verdict {
                 Verdict::Acknowledge | Verdict::Cancel { .. } => self.ends.call(asked).await,
                 Verdict::Succeed { children, .. } if children.is_empty() => self.ends.call(asked).await,
+                Verdict::Release(Release::Now | Release::Alone) => self.backs.call(asked).await,
                 // What is published waits for its own queue to confirm it, and for no other: one without a leader may
                 // take minutes. Only what goes back unrun stays together, since copies of one delivery travel in one
                 // message.
@@ -316,7 +320,7 @@ where
             Ok(answers) => return answers,
             Err(Error::Closed) => return Vec::new(),
             Err(error) => {
-                // Once of each: hundreds of jobs may wait for the same.
+                // Once in each call: hundreds of jobs may wait for the same.
                 if wait == FIRST_PAUSE {
                     tracing::warn!(what, %error, "the back end failed; it is asked again");
                 } else {

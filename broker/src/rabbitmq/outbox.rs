@@ -261,6 +261,18 @@ impl Outbox {
         }
     }
 
+    /// Leaves in a window of what is stuck only what goes the way of its first.
+    pub(super) fn keep_one_way(&self, window: &mut Vec<Item>) {
+        let Some(way) = window.first().map(Item::way) else {
+            return;
+        };
+        let mut stuck = lock(&self.stuck);
+        for item in window.extract_if(.., |item| item.way() != way) {
+            stuck.add(item);
+            self.stuck_came.notify_one();
+        }
+    }
+
     /// It was not confirmed in time: it, and what goes its way, go out beside the others.
     pub(super) fn add_stuck(&self, item: Item) {
         let mut stuck = lock(&self.stuck);
@@ -269,16 +281,18 @@ impl Outbox {
         self.stuck_came.notify_one();
     }
 
-    /// As many as go one way together, when some are stuck. A way that was silent is tried with one: RabbitMQ may keep
-    /// each that it does not confirm.
+    /// As many as go one way together, when some are stuck. A way that was silent comes after the others, and is tried
+    /// with one: RabbitMQ may keep each that it does not confirm.
     pub(super) async fn take_stuck(&self) -> Vec<Item> {
         loop {
             let came = self.stuck_came.notified();
             {
                 let mut stuck = lock(&self.stuck);
-                if let Some((way, mut items)) = stuck.ways.pop_front() {
+                let silent = |stuck: &Stuck, way: &Thing| stuck.closed.get(way) == Some(&Closed::Silent);
+                let first = stuck.ways.iter().position(|(way, _)| !silent(&stuck, way));
+                if let Some((way, mut items)) = stuck.ways.remove(first.unwrap_or(0)) {
                     items.retain(Item::is_wanted);
-                    let silent = stuck.closed.get(&way) == Some(&Closed::Silent);
+                    let silent = silent(&stuck, &way);
                     let count = items.len().min(if silent { 1 } else { WINDOW });
                     let window: Vec<Item> = items.drain(..count).collect();
                     if !items.is_empty() {

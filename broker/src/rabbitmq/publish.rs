@@ -102,7 +102,10 @@ impl Publisher {
 
     async fn fill(&mut self) {
         self.window.retain(Item::is_wanted);
-        if !self.cares_for_stuck {
+        if self.cares_for_stuck {
+            // What was refused may go another way now.
+            self.outbox.keep_one_way(&mut self.window);
+        } else {
             self.outbox.divert(&mut self.window);
         }
         if self.window.is_empty() {
@@ -115,10 +118,10 @@ impl Publisher {
         }
     }
 
-    /// The way that all of the window goes, where it goes beside the others.
+    /// The one way that the window goes, where it goes beside the others.
     fn alone(&self) -> Option<Thing> {
-        let way = self.window.first().filter(|_| self.cares_for_stuck)?.way();
-        self.window.iter().all(|item| item.way() == way).then_some(way)
+        let first = self.window.first().filter(|_| self.cares_for_stuck);
+        first.map(Item::way)
     }
 
     /// There is no connection: who is not sent yet waits, unless that is of no use.
@@ -175,9 +178,9 @@ impl Publisher {
             } else if news {
                 tracing::warn!(broker, queue, "this queue does not confirm; what goes there waits");
             }
-            if stuck {
+            if stuck || news {
                 // Who runs RabbitMQ may have deleted it, and of a level no return tells that.
-                wire.topology.forget();
+                wire.topology.forget_way(&way);
             }
         }
         let (mut trouble, mut culprit) = (None, None);
@@ -284,6 +287,9 @@ async fn patiently<T>(wire: &Wire, sent: impl IntoIterator<Item = impl Future<Ou
     let mut open: FuturesUnordered<_> = sent.map(|(at, sent)| async move { (at, sent.await) }).collect();
     let mut outcomes = Vec::new();
     outcomes.resize_with(open.len(), || None);
+    if open.is_empty() {
+        return outcomes;
+    }
     wire.published();
     let mut look = Instant::now() + STUCK;
     loop {

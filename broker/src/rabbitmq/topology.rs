@@ -78,6 +78,12 @@ impl Topology {
         lock(&self.declared)
     }
 
+    /// Declares anew, when it is needed next, what a message needs that goes there first.
+    pub(super) fn forget_way(&self, way: &Thing) {
+        let ladder = |thing: &Thing| matches!((thing, way), (Thing::Ladder(_), Thing::Ladder(_)));
+        self.declared().retain(|thing| thing != way && !ladder(thing));
+    }
+
     /// Declares everything anew when it is needed next.
     pub(super) fn forget(&self) {
         self.declared().clear();

@@ -38,11 +38,12 @@ impl Dispatch {
         });
     }
 
-    /// Queues from which nothing came for long, though all slots are free, and no delivery is in hand.
+    /// Queues from which nothing came for long, though all slots are free.
     pub(super) fn silent(&self) -> Vec<QueueName> {
         let busy = |bench: &Bench| bench.free < bench.slots || bench.held;
-        // What ended and cannot be settled still holds its delivery: RabbitMQ gives no more than the prefetch.
-        if !self.is_quiet() || self.benches.values().any(busy) {
+        // What cannot be settled still holds its delivery, and RabbitMQ gives no more than the prefetch.
+        let full = self.under_way + self.going_back >= self.prefetch();
+        if full || !self.room.is_empty() || self.benches.values().any(busy) {
             return Vec::new();
         }
         // One that knows why nothing comes is not deaf, and starting it again would not help.

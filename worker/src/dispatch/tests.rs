@@ -78,8 +78,9 @@ async fn a_worker_to_which_no_ready_job_comes_for_a_minute_says_that_it_is_deaf(
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_worker_whose_jobs_wait_to_be_settled_is_not_deaf() {
-    let (backend, plan) = with_a_job(mpsc::unbounded_channel().0).await;
+async fn a_worker_whose_hands_are_full_of_what_cannot_be_settled_is_not_deaf() {
+    let (backend, mut plan) = with_a_job(mpsc::unbounded_channel().0).await;
+    plan.slots.asyncs = 1;
     backend.plan(Door::Settle, Fault::RequestLost, 100_000);
     let (mut this, mut ears) = Dispatch::new(plan).unwrap();
     this.open(&mut ears).await.unwrap();
