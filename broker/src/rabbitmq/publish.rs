@@ -171,17 +171,7 @@ impl Publisher {
         // Nothing is learnt of a way that nobody wanted to go any more, or that went with its connection.
         let confirmed = !outcomes.is_empty() && outcomes.iter().all(|outcome| matches!(outcome, Some(Ok(_))));
         if let Some(way) = alone.filter(|_| stuck || confirmed) {
-            let news = self.outbox.went(&way, confirmed);
-            let (broker, queue) = (wire.place(), way.queue(&self.names));
-            if news && confirmed {
-                tracing::info!(broker, queue, "this queue confirms again");
-            } else if news {
-                tracing::warn!(broker, queue, "this queue does not confirm; what goes there waits");
-            }
-            if stuck || news {
-                // Who runs RabbitMQ may have deleted it, and of a level no return tells that.
-                wire.topology.forget_way(&way);
-            }
+            self.learn(wire, &way, confirmed);
         }
         let (mut trouble, mut culprit) = (None, None);
         for (item, outcome) in window.into_iter().zip(outcomes) {
@@ -223,6 +213,21 @@ impl Publisher {
             }
         }
         Ok(())
+    }
+
+    /// What went a way alone was confirmed, or was not.
+    fn learn(&self, wire: &Wire, way: &Thing, confirmed: bool) {
+        let news = self.outbox.went(way, confirmed);
+        let (broker, queue) = (wire.place(), way.queue(&self.names));
+        match (news, confirmed) {
+            (true, true) => tracing::info!(broker, queue, "this queue confirms again"),
+            (true, false) => tracing::warn!(broker, queue, "this queue does not confirm; what goes there waits"),
+            (false, _) => {}
+        }
+        if news || !confirmed {
+            // Who runs RabbitMQ may have deleted it, and of a level no return tells that.
+            wire.topology.forget_way(way);
+        }
     }
 
     /// Makes sure that each message of the window has a way; what cannot have one is refused.
