@@ -73,6 +73,17 @@ async fn a_consumer_of_a_deleted_queue_ends_without_an_error() {
         FieldTable::default(),
     );
     let mut consumer = consumer.await.unwrap();
+    // RabbitMQ 4 was seen to tell nothing to one that nothing had come to yet.
+    let sent = other.basic_publish(
+        "".into(),
+        "trap.deleted".into(),
+        mandatory(),
+        b"x",
+        BasicProperties::default(),
+    );
+    sent.await.unwrap();
+    let first = timeout(SOON, consumer.next()).await.expect("it is delivered");
+    assert!(matches!(first, Some(Ok(_))), "{first:?}");
     let deleted = other.queue_delete("trap.deleted".into(), QueueDeleteOptions::default());
     deleted.await.unwrap();
     let next = timeout(SOON, consumer.next()).await.expect("it ends");
