@@ -283,6 +283,11 @@ impl BackendUrl {
             if server.place.ends_with("://") {
                 return Err(wrong(of_store, "it names no host".into()));
             }
+            // Else something of it would be shown as its scheme.
+            let begin = format!("{}://", scheme(if of_store { store } else { broker }));
+            if !server.place.starts_with(&begin) {
+                return Err(wrong(of_store, format!("it must begin with {begin}")));
+            }
             // What stands before it may be the rest of a password, and would be shown as something else.
             let after = |url: &str| {
                 url.split_once("://")
@@ -448,6 +453,8 @@ mod tests {
         for (broker, store, of_store) in [
             ("amqp://u:canary@a?ns=x", "redis://u:canary@b?ns=y", true),
             ("amqp://u:canary@a?ns=Bad", "redis://b", false),
+            ("amqp:/u:canary@b/amqp://a", "redis://b", false),
+            ("amqp://a", "redis:/u:canary@b/redis://b", true),
             ("amqp://u:canary@a", "redis://b?shards=0", true),
             ("amqp://u:canary@a", "sqlite:x.db", true),
             ("sqlite:x.db", "redis://u:canary@b", true),
