@@ -409,10 +409,11 @@ async fn silent(scene: Arc<Scene>) -> Result<Value> {
     scene.note("fault", None)?;
     let began = Instant::now();
     scene.produce_these(rest).await?;
-    // Also what has to go round by the ladder first.
-    scene
-        .until("the last end", |heard| heard.ended.len() >= scene.jobs.len())
-        .await?;
+    // Remembered, and not only said by their handlers; also what has to go round by the ladder first.
+    ensure!(
+        scene.ended_of(|kind| kind != Kind::Die).await?,
+        "others did not end within {PATIENCE:?}"
+    );
     let others = began.elapsed();
     scene
         .place
